@@ -1,0 +1,46 @@
+"""`python -m steerdit COMMAND`: what the nodes offer, for long work and machines without a screen.
+
+Each command lives in a module with `add_arguments(parser)` and `run(arguments) -> int`; only the chosen one is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    module: str
+    """Relative to this package."""
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "download": Command(".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"),
+    "verify": Command(".delivery.commands.verify", "check the sha256 of files against the manifest"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; 2 if the command is not known."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m steerdit",
+        description="Steers diffusion transformers: the command line of the SteerDiT pack.",
+        epilog="\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help="what to do; COMMAND --help says more")
+    name: str = parser.parse_args(arguments[:1]).command
+    module = import_module(COMMANDS[name].module, package=__package__)
+    own = argparse.ArgumentParser(prog=f"python -m steerdit {name}", description=COMMANDS[name].help)
+    module.add_arguments(own)
+    status: int = module.run(own.parse_args(arguments[1:]))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

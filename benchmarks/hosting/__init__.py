@@ -1,0 +1,1 @@
+"""Installs and starts real ComfyUI hosts for demos, tests and measurements."""

@@ -1,0 +1,1 @@
+"""How weights reach a disk: the manifest, the download, the verification."""

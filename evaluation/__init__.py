@@ -1,0 +1,1 @@
+"""Detectors, metrics and comparisons of steered with unsteered pictures."""

@@ -1,0 +1,1 @@
+"""The only code that imports comfy: the wrapper, the run, the model families, the folders."""

@@ -1,0 +1,1 @@
+"""How each diffusion transformer family names its blocks and orders its tokens."""

@@ -1,0 +1,1 @@
+"""The arithmetic of steering: encode, select, decode, steer."""

@@ -1,0 +1,1 @@
+"""The bundle format: one safetensors file with a validated header."""

@@ -1,0 +1,1 @@
+"""From recordings to bundles: sparse autoencoders, selection of latents, calibration of gates."""
