@@ -1,0 +1,132 @@
+"""Places in a diffusion transformer whose activation can be read or changed, and how people name them.
+
+A site is written `double.18.image`: block kind, block index, stream. The conditioning that enters the model is the one
+site without an index, `text`. A selection of sites is written as a list of patterns, `double.*.image, single.30-37.*, -text`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import total_ordering
+
+from .errors import SteeringError
+
+BLOCKS = ("text", "double", "joint", "single")  # in the order in which a forward pass meets them
+STREAMS = ("text", "image", "reference")
+
+_NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]*)\.(text|image|reference)")
+_EVERYTHING = ("", "all", "default", "*")
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Site:
+    """One named activation. `index` and `stream` are None exactly for the site `text`.
+
+    Sites sort by depth: the conditioning first, then double or joint blocks, then single blocks.
+    """
+
+    block: str
+    index: int | None = None
+    stream: str | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Site:
+        """The site of that exact name; `str(site)` gives the name back.
+
+        Raises:
+            SteeringError: the name is not `text` and not `<block>.<index>.<stream>`.
+        """
+        if name == "text":
+            return cls("text")
+        if match := _NAME.fullmatch(name):
+            return cls(match[1], int(match[2]), match[3])
+        raise SteeringError(
+            f"site {name!r}",
+            expected="`text` or `<block>.<index>.<stream>` with block double, joint or single and stream text, image "
+            "or reference",
+            found=repr(name),
+            remedy="Write the site like `double.18.image`.",
+        )
+
+    @property
+    def depth(self) -> tuple[int, int, str]:
+        """A key that sorts sites in the order of a forward pass."""
+        return BLOCKS.index(self.block), -1 if self.index is None else self.index, self.stream or ""
+
+    def __lt__(self, other: Site) -> bool:
+        return self.depth < other.depth
+
+    def __str__(self) -> str:
+        return self.block if self.index is None else f"{self.block}.{self.index}.{self.stream}"
+
+
+def select_sites(expression: str, available: Iterable[Site]) -> tuple[Site, ...]:
+    """The sites among `available` that the expression names, in the order of a forward pass.
+
+    Terms are separated by commas and read from left to right; a leading `-` takes sites away, and an expression that
+    begins with one starts from all. A term has up to three parts, `<block>.<index>.<stream>`; a part that is missing or
+    `*` matches anything, `1+2` lists and `0-3` spans. Nothing, `default` and `all` mean every site.
+
+    Raises:
+        SteeringError: a term cannot be read, or matches none of `available`.
+    """
+    sites = sorted(set(available))
+    chosen: set[Site] = set()
+    for position, term in enumerate(part.strip() for part in expression.split(",")):
+        takes_away = term.startswith("-")
+        pattern = term[1:].strip() if takes_away else term
+        if position == 0 and takes_away:
+            chosen = set(sites)
+        matches = {site for site in sites if _matches(pattern, site, term)}
+        if not matches and pattern not in _EVERYTHING:
+            raise SteeringError(
+                f"sites term {term!r}",
+                expected="a pattern of one of " + (", ".join(map(str, sites)) or "no sites at all"),
+                found="no site that matches",
+                remedy="Name sites of the bundle, for example `default` or `double.*.image`.",
+            )
+        chosen = chosen - matches if takes_away else chosen | matches
+    return tuple(sorted(chosen))
+
+
+def _matches(pattern: str, site: Site, term: str) -> bool:
+    if pattern in _EVERYTHING:
+        return True
+    parts = pattern.split(".")
+    if len(parts) > 3:
+        raise _unreadable(term)
+    block, index, stream = parts + ["*"] * (3 - len(parts))
+    return (
+        site.block in _words(block, BLOCKS, term)
+        and (index == "*" or any(site.index in span for span in _spans(index, term)))
+        and (stream == "*" or site.stream in _words(stream, STREAMS, term))
+    )
+
+
+def _words(part: str, known: tuple[str, ...], term: str) -> tuple[str, ...]:
+    if part == "*":
+        return known
+    words = tuple(part.split("+"))
+    if not set(words) <= set(known):
+        raise _unreadable(term)
+    return words
+
+
+def _spans(part: str, term: str) -> Iterator[range]:
+    for piece in part.split("+"):
+        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", piece)
+        if match is None:
+            raise _unreadable(term)
+        yield range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+def _unreadable(term: str) -> SteeringError:
+    return SteeringError(
+        f"sites term {term!r}",
+        expected="`<block>.<index>.<stream>`, each part `*` or a list joined by `+`, the index also a span `0-3`",
+        found=repr(term),
+        remedy="Write for example `single.0-3.image`, `double.1+2.*` or `-text`.",
+    )
