@@ -17,7 +17,7 @@ BLOCKS = ("text", "double", "joint", "single")  # in the order in which a forwar
 STREAMS = ("text", "image", "reference")
 
 _NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]*)\.(text|image|reference)")
-_EVERYTHING = ("", "all", "default", "*")
+_EVERYTHING = ("all", "default", "*")
 
 
 @total_ordering
@@ -75,7 +75,8 @@ def select_sites(expression: str, available: Iterable[Site]) -> tuple[Site, ...]
     """
     sites = sorted(set(available))
     chosen: set[Site] = set()
-    for position, term in enumerate(part.strip() for part in expression.split(",")):
+    terms = [term for term in map(str.strip, expression.split(",")) if term] or ["all"]
+    for position, term in enumerate(terms):
         takes_away = term.startswith("-")
         pattern = term[1:].strip() if takes_away else term
         if position == 0 and takes_away:
