@@ -1,1 +1,7 @@
-"""The arithmetic of steering: encode, select, decode, steer."""
+"""Fast paths under the steering mathematics. Callers name what they want computed; this module decides what computes it."""
+
+from __future__ import annotations
+
+from .reference import decode, encode_selected, encode_topk, steer_selected
+
+__all__ = ["decode", "encode_selected", "encode_topk", "steer_selected"]
