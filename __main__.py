@@ -1,7 +1,7 @@
 """`python -m steerdit COMMAND`: what the nodes offer, for long work and machines without a screen.
 
-Each command lives in a module with `add_arguments(parser)` and `run(arguments) -> int`; only the chosen one is
-imported.
+Each command lives in a module with `add_arguments(parser)` and `run(arguments) -> int`; only the chosen one
+is imported.
 """
 
 from __future__ import annotations

