@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor, scale: float = 1.0) -> Tensor:
-    """z_f = p_f · [p_f > θ_f], with p_f = scale · ⟨w_f, x⟩ + b_f: ReLU (θ = 0), JumpReLU, thresholded BatchTopK.
+def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
+    """z_f = p_f · [p_f > θ_f], with p_f = ⟨w_f, x⟩ + b_f: ReLU (θ = 0), JumpReLU, thresholded BatchTopK.
 
     Exact with any subset of a dictionary's rows, because each latent decides by itself. A NaN in x stays a NaN in z.
 
@@ -22,20 +22,20 @@ def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor, sc
     Returns:
         (..., S)
     """
-    pre = functional.linear(x, rows) * scale + bias
+    pre = functional.linear(x, rows, bias)
     return pre * (pre > threshold)
 
 
-def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int, scale: float = 1.0) -> Tensor:
+def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> Tensor:
     """z = TopK_k(ReLU(p)): only the k largest of all latents of a token stay. `rows` must be the whole dictionary."""
-    pre = torch.relu(functional.linear(x, rows) * scale + bias)
+    pre = torch.relu(functional.linear(x, rows, bias))
     value, index = pre.topk(min(k, pre.shape[-1]), dim=-1)  # (..., k)
     return torch.zeros_like(pre).scatter(-1, index, value)
 
 
-def decode(z: Tensor, rows: Tensor, bias: Tensor, scale: float = 1.0) -> Tensor:
-    """D(z) = (Σ_f z_f d_f + b) / scale, (..., d). `bias` is (d,)."""
-    return (z @ rows + bias) / scale
+def decode(z: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """D(z) = Σ_f z_f d_f + b, (..., d). `bias` is (d,)."""
+    return z @ rows + bias
 
 
 def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_norm: bool) -> Tensor:
@@ -45,12 +45,11 @@ def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_nor
     """
     steered = x + strength * (z @ rows)
     if keep_norm:
-        steered = with_norm_of(x, steered)
+        steered = _with_norm_of(x, steered)
     return torch.where((z != 0).any(-1, keepdim=True), steered, x)
 
 
-def with_norm_of(x: Tensor, changed: Tensor) -> Tensor:
+def _with_norm_of(x: Tensor, changed: Tensor) -> Tensor:
     """`changed`, each token scaled to the Euclidean norm of its token in x; a zero vector stays zero."""
     tiny = torch.finfo(x.dtype).tiny
-    ratio = x.norm(dim=-1, keepdim=True) / changed.norm(dim=-1, keepdim=True).clamp_min(tiny)
-    return changed * ratio
+    return changed * (x.norm(dim=-1, keepdim=True) / changed.norm(dim=-1, keepdim=True).clamp_min(tiny))

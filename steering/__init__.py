@@ -1,0 +1,34 @@
+"""The arithmetic of steering: where (sites), when (schedules), whether (gates) and how (modifiers) tokens are changed.
+
+Everything here is pure torch and knows nothing of a host. Files are read by `steering.formats`.
+"""
+
+from __future__ import annotations
+
+from .errors import SteeringError
+from .firing import FiringLog, FiringRecord
+from .gates import Gate, GateKind
+from .modifiers import Blend, Form, Modifier, Repel, Step
+from .plan import Entry, Plan
+from .sae import SelectedLatents
+from .schedules import Schedule
+from .sites import Site, select_sites
+
+__all__ = [
+    "Blend",
+    "Entry",
+    "FiringLog",
+    "FiringRecord",
+    "Form",
+    "Gate",
+    "GateKind",
+    "Modifier",
+    "Plan",
+    "Repel",
+    "Schedule",
+    "SelectedLatents",
+    "Site",
+    "Step",
+    "SteeringError",
+    "select_sites",
+]

@@ -37,6 +37,8 @@ class Schedule:
         Args:
             percent_to_sigma: the model's own map from fraction to noise level, decreasing.
         """
+        if self.start_percent == self.end_percent:
+            return False
         begun = self.start_percent <= 0.0 or sigma <= percent_to_sigma(self.start_percent)
         over = self.end_percent < 1.0 and sigma <= percent_to_sigma(self.end_percent)
         return begun and not over

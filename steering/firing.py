@@ -1,0 +1,150 @@
+"""What fired: one record per visit of a site, and the log of a sampling run that keeps what people ask about.
+
+The log is bounded. It keeps, per picture, site, noise level and category, one line; per picture and site, the highest
+severity of each token. It never keeps codes.
+
+Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image gate's
+threshold: 0 where nothing fires, above 0.5 exactly where the score is above the threshold, never more than 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .sites import Site
+
+LATENTS_SHOWN = 5
+
+
+class FiringRecord(NamedTuple):
+    """One visit of one site: R rows of L tokens, C categories, S latents."""
+
+    site: Site
+    sigma: float
+    images: tuple[int, ...]
+    """(R) the picture that each row belongs to."""
+    grid: tuple[int, int] | None
+    """Height and width in tokens where the tokens are the generated picture."""
+    categories: tuple[str, ...]
+    """(C)"""
+    thresholds: Tensor
+    """(C) of the image gate."""
+    scores: Tensor
+    """(R, L, C)"""
+    open: Tensor
+    """(R, L, C) bool"""
+    latents: tuple[int, ...]
+    """(S) numbers in the dictionary."""
+    counts: Tensor
+    """(R, S) at how many tokens each latent fired."""
+
+
+@dataclass
+class Line:
+    """A category at one site and noise level, in one picture."""
+
+    score: float = 0.0
+    severity: float = 0.0
+    token: int = 0
+    """Where the score was highest."""
+    open: int = 0
+    """Tokens whose gate was open."""
+    tokens: int = 0
+    latents: Counter[int] = field(default_factory=Counter[int])
+    """Fired latents of the site (of all chosen categories) with the number of their tokens."""
+
+
+class FiringLog:
+    """What fired during one sampling run."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[int, Site, float, str], Line] = {}
+        self._heat: dict[tuple[int, Site, str], Tensor] = {}
+        self._grid: dict[Site, tuple[int, int]] = {}
+
+    def add(self, record: FiringRecord) -> None:
+        """Takes in one visit. Repeated visits at one noise level keep the highest."""
+        scores = record.scores.detach().float().cpu()  # (R, L, C)
+        thresholds = record.thresholds.float().cpu()
+        severity = torch.where(scores > 0, scores / (scores + thresholds), torch.zeros_like(scores))
+        peak = scores.max(1)  # values and indices (R, C)
+        opened = record.open.sum(1).cpu()  # (R, C)
+        top = record.counts.topk(min(LATENTS_SHOWN, record.counts.shape[1]), dim=1)
+        counts, order = top.values.cpu().tolist(), top.indices.cpu().tolist()
+        if record.grid is not None:
+            self._grid[record.site] = record.grid
+        for row, image in enumerate(record.images):
+            fired = {record.latents[at]: n for at, n in zip(order[row], counts[row], strict=True) if n > 0}
+            for column, category in enumerate(record.categories):
+                line = self._lines.setdefault((image, record.site, record.sigma, category), Line())
+                if float(peak.values[row, column]) >= line.score:
+                    line.score = float(peak.values[row, column])
+                    line.token = int(peak.indices[row, column])
+                    line.severity = float(severity[row, line.token, column])
+                line.open = max(line.open, int(opened[row, column]))
+                line.tokens = scores.shape[1]
+                line.latents |= Counter(fired)
+                key = image, record.site, category
+                heat = severity[row, :, column].clone()
+                known = self._heat.get(key)
+                self._heat[key] = heat if known is None or known.shape != heat.shape else known.maximum(heat)
+
+    def categories(self) -> tuple[str, ...]:
+        """The categories that were watched."""
+        return tuple(dict.fromkeys(category for _, _, _, category in self._lines))
+
+    def severity(self, image: int, category: str | None = None) -> float:
+        """The highest severity of a category (None: of any) in a picture, 0 to 1."""
+        return max((line.severity for _, _, _, line in self._of(image, category)), default=0.0)
+
+    def fired(self, image: int, category: str | None = None) -> bool:
+        """Whether a score rose above its image gate's threshold in a picture."""
+        return self.severity(image, category) > 0.5
+
+    def heat(self, image: int, category: str | None = None) -> Tensor | None:
+        """The highest severity (H, W) over image sites and noise levels; None where no image site was watched."""
+        maps = [
+            heat.view(self._grid[site])
+            for (of, site, name), heat in self._heat.items()
+            if of == image and category in (None, name) and site in self._grid
+        ]
+        return torch.stack(maps).amax(0) if maps else None
+
+    def table(self, image: int, category: str | None = None) -> list[str]:
+        """Lines of text, the header first: where, when and how strongly each category showed, and which latents."""
+        rows = [("site", "sigma", "category", "severity", "score", "open tokens", "highest at", "latents × tokens")]
+        for site, sigma, name, line in self._of(image, category):
+            rows.append(
+                (
+                    str(site),
+                    f"{sigma:.3f}",
+                    name,
+                    f"{line.severity:.2f}",
+                    f"{line.score:.3g}",
+                    f"{line.open}/{line.tokens}",
+                    self._place(site, line) if line.score > 0 else "-",
+                    ", ".join(f"{latent}×{count}" for latent, count in line.latents.most_common(LATENTS_SHOWN)) or "-",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+    def _of(self, image: int, category: str | None) -> list[tuple[Site, float, str, Line]]:
+        """The lines of a picture: by site in forward order, then from noise to picture."""
+        found = [
+            (site, sigma, name, line)
+            for (of, site, sigma, name), line in self._lines.items()
+            if of == image and category in (None, name)
+        ]
+        return sorted(found, key=lambda line: (line[0].depth, -line[1], line[2]))
+
+    def _place(self, site: Site, line: Line) -> str:
+        if site not in self._grid:
+            return f"token {line.token}"
+        row, column = divmod(line.token, self._grid[site][1])
+        return f"patch {row},{column}"

@@ -1,0 +1,145 @@
+"""What is done to the tokens of a site: pure functions `(tokens, step) -> tokens`.
+
+With a a token's activation, z = E(a) its code, H the latents whose gate is open (see gates.py), d_f a decoder row:
+
+    Repel           a' = a − γ Σ_{f∈H} z_f d_f                 paper   a' = a − γ (D(M_H ⊙ z) − a)       on gated tokens
+    Blend           a' = a + β Σ_{f∈H} z_f (d^t_f − d^s_f)      paper   a' = (1 − β) a + β D_t(E_s(a))   on gated tokens
+
+d^t and D_t belong to the decoder adapted to the target domain. The paper's literal forms move benign directions as well;
+the forms on the left leave what no open latent says untouched, add no reconstruction error, and can keep each token's
+norm. Strength 0 and closed gates give back the very tensor that came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from .errors import SteeringError
+from .firing import FiringRecord
+from .gates import Gate, Reading
+from .sae import SelectedLatents
+from .sites import Site
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where and when a modifier is called: one visit of one site."""
+
+    site: Site
+    sigma: float
+    """The noise level, in the model's own units."""
+    images: tuple[int, ...] = ()
+    """(R) which picture of the batch each row belongs to."""
+    grid: tuple[int, int] | None = None
+    """Height and width of the generated picture in tokens; None where the tokens are no picture."""
+    seed: int | None = None
+    observe: Callable[[FiringRecord], None] | None = None
+
+
+class Modifier(Protocol):
+    """A frozen value that changes, or only watches, the tokens (R, L, d) of a site. It writes into nothing."""
+
+    @property
+    def width(self) -> int | None:
+        """The d that it needs; None takes any."""
+        ...
+
+    def __call__(self, tokens: Tensor, step: Step) -> Tensor: ...
+
+
+class Form(str, Enum):
+    """Which equation: ours, which changes nothing else, or the paper's, word for word."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """Encode, look at the gates, change what they let through: the common course of Repel and Blend."""
+
+    latents: SelectedLatents
+    gate: Gate
+    strength: float
+    keep_norm: bool = True
+    """Scale each changed token back to its norm; the paper's forms never do."""
+    form: Form = Form.DEFAULT
+
+    @property
+    def width(self) -> int:
+        return self.latents.width
+
+    def __call__(self, tokens: Tensor, step: Step) -> Tensor:
+        """The changed tokens (R, L, d), in their dtype; the same object where nothing acts.
+
+        Raises:
+            SteeringError: a score is not finite.
+        """
+        x = tokens if tokens.dtype == torch.float64 else tokens.float()
+        z = self.latents.encode(x)  # (R, L, S)
+        reading = self.gate.read(z)
+        finite, is_open = torch.stack([reading.scores.isfinite().all(), reading.open.any()]).tolist()  # one wait, not two
+        if not finite:
+            raise SteeringError(
+                f"{step.site} at sigma {step.sigma:.4g}",
+                expected="finite scores",
+                found="NaN or infinite numbers in the model's activation",
+                remedy="The model itself overflows here. Run it in bfloat16 or float32, or choose another checkpoint.",
+            )
+        if step.observe is not None:
+            step.observe(
+                FiringRecord(
+                    site=step.site,
+                    sigma=step.sigma,
+                    images=step.images,
+                    grid=step.grid,
+                    categories=self.gate.names,
+                    thresholds=self.gate.image,
+                    scores=reading.scores,
+                    open=reading.open,
+                    latents=self.latents.latents,
+                    counts=(z != 0).sum(1),
+                )
+            )
+        if self.strength == 0 or not is_open:
+            return tokens
+        return self.edit(x, reading).to(tokens.dtype)
+
+    def edit(self, x: Tensor, reading: Reading) -> Tensor:
+        """The changed activations (R, L, d); tokens with closed gates keep their bits."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Repel(Gated):
+    """Takes away what the open latents say. `strength` is γ: 1 removes it, more goes beyond."""
+
+    strength: float = 1.0
+
+    def edit(self, x: Tensor, reading: Reading) -> Tensor:
+        if self.form is Form.PAPER:
+            literal = x - self.strength * (self.latents.decode(reading.acting) - x)
+            return torch.where(reading.open.any(-1, keepdim=True), literal, x)
+        with self.latents.directions(x) as rows:
+            return kernels.steer_selected(x, reading.acting, rows, -self.strength, self.keep_norm)
+
+
+@dataclass(frozen=True, eq=False)
+class Blend(Gated):
+    """Says what the open latents say in the adapted decoder's words. `strength` is β: 1 replaces them."""
+
+    strength: float = 1.0
+
+    def edit(self, x: Tensor, reading: Reading) -> Tensor:
+        if self.form is Form.PAPER:
+            literal = (1 - self.strength) * x + self.strength * self.latents.reconstruct_adapted(x)
+            return torch.where(reading.open.any(-1, keepdim=True), literal, x)
+        with self.latents.directions(x) as source, self.latents.adapted_directions(x) as target:
+            return kernels.steer_selected(x, reading.acting, target - source, self.strength, self.keep_norm)

@@ -1,0 +1,163 @@
+"""The latents of a sparse autoencoder that steering needs, ready to encode and to decode.
+
+A dictionary is stored as  p = W_enc (s·a − b_dec) + b_enc,  z = activation(p),  D(z) = (z W_dec + b_dec) / s,  where s is
+the scale that the autoencoder was trained on. Here s and b_dec are folded into the rows once, in double precision, so
+that the rest of the pack sees  p = W a + b  and  D(z) = Σ_f z_f d_f + c  in the activation's own units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import kernels
+from .errors import SteeringError
+from .formats.bundle import LatentTensors
+from .formats.header import SaeSite
+
+TOKENS_AT_ONCE = 1024
+"""With a whole dictionary, codes exist for this many tokens at a time: 100 MB for 24,576 latents in float32."""
+
+Borrow = Callable[[nn.Linear, Tensor], AbstractContextManager[Tensor]]
+"""Lends a layer's weight on the device and in the dtype of a tensor."""
+
+
+@contextmanager
+def borrow_directly(layer: nn.Linear, like: Tensor) -> Iterator[Tensor]:
+    """Lends what the layer holds. A host that moves weights about brings its own way."""
+    yield layer.weight.to(like)
+
+
+class SelectedLatents(nn.Module):
+    """S selected latents of one dictionary.
+
+    The linear layers are never called: they hold rows, because a linear layer is what a host knows how to keep in slow
+    memory and to bring back. Biases and thresholds are small and are moved at use.
+    """
+
+    latents: tuple[int, ...]
+    """(S) their numbers in the dictionary, in the order of every (..., S) tensor here."""
+
+    encoder_bias: Tensor
+    threshold: Tensor
+    decoder_bias: Tensor
+
+    def __init__(
+        self,
+        sae: SaeSite,
+        tensors: LatentTensors,
+        selected: Sequence[int] | None = None,
+        *,
+        operations: ModuleType | type[Any] = nn,
+        borrow: Borrow = borrow_directly,
+    ) -> None:
+        """
+        Args:
+            sae: the dictionary's description.
+            tensors: at least the selected latents; all N where the activation is topk or a reconstruction is wanted.
+            selected: numbers (S) in the dictionary; None means all that `tensors` hold.
+            operations: where the layer type `Linear` comes from.
+            borrow: how its weights are read.
+
+        Raises:
+            SteeringError: the activation is topk and `tensors` are not the whole dictionary.
+        """
+        super().__init__()
+        self.sae = sae
+        self.latents = tensors.indices if selected is None else tuple(selected)
+        self.whole = len(tensors.indices) == sae.latents
+        self.borrow = borrow
+        place = {latent: position for position, latent in enumerate(tensors.indices)}
+        self.columns = slice(None) if self.latents == tensors.indices else [place[it] for it in self.latents]
+        if sae.activation == "topk":
+            self._require_whole("a TopK activation")
+
+        scale, shift = sae.input_scale, tensors.decoder_bias.double()
+        encoder = tensors.encoder.double()
+        self.encoder = _holder(operations, encoder * scale)
+        self.decoder = _holder(operations, tensors.decoder.double() / scale)
+        adapted = tensors.decoder_adapted
+        self.adapted = None if adapted is None else _holder(operations, adapted.double() / scale)
+        threshold = torch.zeros(len(tensors.indices)) if tensors.threshold is None else tensors.threshold.clone()
+        self.register_buffer("encoder_bias", (tensors.encoder_bias.double() - encoder @ shift).float())
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("decoder_bias", (shift / scale).float())
+
+    @property
+    def width(self) -> int:
+        """d, the size of the activation."""
+        return self.sae.width
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z (..., S) of activations x (..., d), in x's dtype."""
+        with self.borrow(self.encoder, x) as rows:
+            if self.sae.activation == "topk":
+                tokens = x.flatten(0, -2).split(TOKENS_AT_ONCE)  # of (T, d)
+                z = torch.cat([self._codes(part, rows)[:, self.columns] for part in tokens])
+                return z.unflatten(0, x.shape[:-1])
+            bias, threshold = self.encoder_bias.to(x), self.threshold.to(x)
+            return kernels.encode_selected(x, rows[self.columns], bias[self.columns], threshold[self.columns])
+
+    def decode(self, z: Tensor) -> Tensor:
+        """D(z), (..., d), of codes z (..., S) with every other latent at zero."""
+        with self.borrow(self.decoder, z) as rows:
+            return kernels.decode(z, rows[self.columns], self.decoder_bias.to(z))
+
+    def reconstruct_adapted(self, x: Tensor) -> Tensor:
+        """D_t(E_s(x)), (..., d): the adapted decoder on the codes of the whole dictionary."""
+        self._require_whole("a reconstruction")
+        with self.borrow(self.encoder, x) as rows, self.borrow(self.require_adapted(), x) as decoder:
+            bias, tokens = self.decoder_bias.to(x), x.flatten(0, -2).split(TOKENS_AT_ONCE)  # of (T, d)
+            return torch.cat([kernels.decode(self._codes(part, rows), decoder, bias) for part in tokens]).view_as(x)
+
+    @contextmanager
+    def directions(self, like: Tensor) -> Iterator[Tensor]:
+        """Lends d_f, the decoder rows (S, d), on the device and in the dtype of `like`."""
+        with self.borrow(self.decoder, like) as rows:
+            yield rows[self.columns]
+
+    @contextmanager
+    def adapted_directions(self, like: Tensor) -> Iterator[Tensor]:
+        """Lends d^t_f, the adapted decoder's rows (S, d)."""
+        with self.borrow(self.require_adapted(), like) as rows:
+            yield rows[self.columns]
+
+    def require_adapted(self) -> nn.Linear:
+        """The adapted decoder, or a SteeringError that says that there is none."""
+        if self.adapted is None:
+            raise SteeringError(
+                "Blend",
+                expected="a bundle with a decoder adapted to the target domain (tensor `decoder_adapted`)",
+                found="only the decoder that the dictionary was trained with",
+                remedy="Use Repel with this bundle, or a bundle made for Blend.",
+            )
+        return self.adapted
+
+    def _codes(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Codes (T, N) of the whole dictionary."""
+        bias = self.encoder_bias.to(tokens)
+        if self.sae.activation == "topk" and self.sae.k is not None:
+            return kernels.encode_topk(tokens, rows, bias, self.sae.k)
+        return kernels.encode_selected(tokens, rows, bias, self.threshold.to(tokens))
+
+    def _require_whole(self, purpose: str) -> None:
+        if not self.whole:
+            raise SteeringError(
+                "selected latents",
+                expected=f"all {self.sae.latents} latents of the dictionary, which {purpose} needs",
+                found=f"{len(self.latents)} of them",
+                remedy="Read the latents with `latents=None`.",
+            )
+
+
+def _holder(operations: Any, rows: Tensor) -> nn.Linear:
+    """A layer whose weight is `rows`, in float32."""
+    layer: nn.Linear = operations.Linear(rows.shape[1], rows.shape[0], bias=False, dtype=torch.float32)
+    layer.requires_grad_(False)
+    layer.load_state_dict({"weight": rows.float()}, assign=True)
+    return layer
