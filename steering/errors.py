@@ -1,7 +1,7 @@
 """The one exception this pack raises on purpose.
 
-Every refusal says four things: where it happened (a file, site or field), what was expected, what was found, and what
-to do about it. A message that lacks one of the last three cannot be built.
+Every refusal says four things: where it happened (a file, site or field), what was expected, what was found,
+and what to do about it. A message that lacks one of them cannot be built.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SteeringError(ValueError):
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}. {self.remedy}"
 
-    def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments need help to cross a process boundary
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments need help to cross a process boundary.
         return _rebuild, (type(self), self.where, self.expected, self.found, self.remedy)
 
 

@@ -1,1 +1,1 @@
-"""The bundle format: one safetensors file with a validated header."""
+"""Files that hold what steering needs."""

@@ -1,0 +1,391 @@
+"""Bundles: opening one reads its header, steering with it reads only the rows it needs.
+
+A bundle is a safetensors file whose metadata holds `steerdit` (the header, see header.py) and
+`steerdit_sha256` (its digest, so that a flipped bit in a threshold is noticed before any picture is made).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ..errors import BundleError
+from ..sites import Site
+from .container import Container, chunks, read_container, sha256_of, write_container
+from .fields import DAMAGED, shown
+from .header import BundleHeader, SaeSite, TensorRecord, header_json, parse_header
+
+KEY = "steerdit"
+DIGEST_KEY = "steerdit_sha256"
+
+PLAIN_VALUES = (
+    "Use only text, finite numbers, lists, dicts with text keys, True, False and None in the recipe."
+)
+
+TORCH_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class LatentTensors(NamedTuple):
+    """S latents of one site, in float32 on the CPU."""
+
+    indices: tuple[int, ...]
+    """(S) rows of the dictionary, in the order asked for."""
+    encoder: Tensor
+    """(S, d)"""
+    encoder_bias: Tensor
+    """(S)"""
+    decoder: Tensor
+    """(S, d)"""
+    decoder_bias: Tensor
+    """(d)"""
+    threshold: Tensor | None
+    """(S), with activation jumprelu"""
+    decoder_adapted: Tensor | None
+    """(S, d), where the bundle has an adapted decoder for Blend"""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its header in memory, its tensors on disk."""
+
+    header: BundleHeader
+    tensors: Mapping[str, TensorRecord]
+    container: Container
+
+    @property
+    def path(self) -> Path:
+        return self.container.path
+
+    @property
+    def name(self) -> str:
+        return self.header.name
+
+    @property
+    def family(self) -> str:
+        return self.header.family
+
+    @property
+    def sites(self) -> Mapping[Site, SaeSite]:
+        return self.header.sites
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of all categories at any site, in the order of the header."""
+        return tuple(dict.fromkeys(name for site in self.sites.values() for name in site.categories))
+
+    def read_latents(self, site: Site, latents: Sequence[int] | None = None) -> LatentTensors:
+        """Some latents' rows, and no others, from the file.
+
+        Args:
+            site: one of `sites`.
+            latents: rows (S), each once, in any order; None means all N.
+
+        Raises:
+            BundleError: the site or a latent is not in the bundle, a value is not finite, the file changed.
+        """
+        entry = self._entry(site)
+        indices = tuple(range(entry.latents)) if latents is None else tuple(int(latent) for latent in latents)
+        outside = [latent for latent in indices if not 0 <= latent < entry.latents]
+        if outside or len(set(indices)) != len(indices):
+            raise BundleError(
+                f"{self.path}: {site}",
+                expected=f"latents from 0 to {entry.latents - 1}, each once",
+                found=shown(outside or list(indices)),
+                remedy="Ask for latents that the bundle's categories list.",
+            )
+        with self._reading() as file:
+
+            def rows(part: str) -> Tensor:
+                return self._finite(site, part, _rows(file, f"{site}.{part}", indices))
+
+            def optional_rows(part: str) -> Tensor | None:
+                return rows(part) if f"{site}.{part}" in self.tensors else None
+
+            return LatentTensors(
+                indices,
+                encoder=rows("encoder"),
+                encoder_bias=rows("encoder_bias"),
+                decoder=rows("decoder"),
+                decoder_bias=self._finite(
+                    site, "decoder_bias", file.get_tensor(f"{site}.decoder_bias").float()
+                ),
+                threshold=optional_rows("threshold"),
+                decoder_adapted=optional_rows("decoder_adapted"),
+            )
+
+    def read_sae(self, site: Site) -> LatentTensors:
+        """All N latents of a site, after checking their bytes against the header's hashes."""
+        self._entry(site)
+        for name in self.tensors:
+            if name.rpartition(".")[0] == str(site):
+                self.check(name)
+        return self.read_latents(site)
+
+    def check(self, name: str) -> None:
+        """Refuses if a tensor's bytes are not those that were written."""
+        found = sha256_of(chunks(self.path, self.container.tensors[name]))
+        if found != self.tensors[name].sha256:
+            raise BundleError(
+                f"{self.path}: {name}",
+                expected=f"bytes with sha256 {self.tensors[name].sha256}",
+                found=found,
+                remedy=DAMAGED,
+            )
+
+    def _entry(self, site: Site) -> SaeSite:
+        if site not in self.sites:
+            raise BundleError(
+                str(self.path),
+                expected=f"one of the sites {', '.join(map(str, self.sites))}",
+                found=str(site),
+                remedy="Choose a site that the bundle holds, or another bundle.",
+            )
+        return self.sites[site]
+
+    def _reading(self) -> _Reading:
+        self.container.unchanged()  # reading a file that was cut since would end the process, not raise
+        return _Reading(self.path)
+
+    def _finite(self, site: Site, part: str, values: Tensor) -> Tensor:
+        wrong = int(values.numel() - torch.isfinite(values).sum())
+        if wrong:
+            raise BundleError(
+                f"{self.path}: {site}.{part}",
+                expected="finite numbers",
+                found=f"{wrong} NaN or infinite among the {values.numel()} read",
+                remedy="The bundle would spoil every picture; get a sound copy or train it again.",
+            )
+        return values
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Opens a bundle: reads and checks its header against the file's own table of tensors, and nothing else.
+
+    Raises:
+        BundleError: names the file, the field, what was expected, what was found and what to do.
+    """
+    return _interpret(read_container(path), str(path))
+
+
+def _interpret(container: Container, file: str) -> Bundle:
+    if KEY not in container.metadata:
+        other = ", ".join(map(shown, container.metadata)) or "none"
+        raise BundleError(
+            file,
+            expected=f"a SteerDiT bundle (metadata with the key {KEY!r})",
+            found=f"{len(container.tensors)} tensors and the metadata keys: {other}",
+            remedy="Choose a bundle; a model, LoRA or plain SAE file is not one.",
+        )
+    text = container.metadata[KEY]
+    digest = container.metadata.get(DIGEST_KEY)
+    actual = sha256_of([text.encode(errors="replace")])
+    if digest != actual:
+        raise BundleError(
+            f"{file}: {DIGEST_KEY}",
+            expected=f"the header's digest {actual}",
+            found=shown(digest),
+            remedy=f"{DAMAGED} A header is not edited by hand: write the bundle anew.",
+        )
+    header, tensors = parse_header(text, file)
+    _match_table(file, header, tensors, container)
+    return Bundle(header, tensors, container)
+
+
+def write_bundle(path: str | os.PathLike[str], header: BundleHeader, tensors: Mapping[str, Tensor]) -> Bundle:
+    """Writes a bundle in one stroke: either the whole, checked file gets its name or nothing does.
+
+    The same arguments give the same bytes. What is written is opened again before it gets its name.
+
+    Args:
+        path: ends with .safetensors; an existing file is replaced.
+        tensors: named `<site>.encoder` (N, d), `.encoder_bias` (N), `.decoder` (N, d), `.decoder_bias` (d),
+            with jumprelu `.threshold` (N), if wanted `.decoder_adapted` (N, d); float32, float16, bfloat16.
+
+    Raises:
+        BundleError: the header is unsound, or a tensor is missing, unknown, misshapen or not finite.
+    """
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise BundleError(
+            str(target),
+            expected="a name ending with .safetensors",
+            found=repr(target.name),
+            remedy="Rename it.",
+        )
+    names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+    contents: dict[str, tuple[str, tuple[int, ...], memoryview]] = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in names or not bool(torch.isfinite(tensor).all()):
+            raise BundleError(
+                f"{target}: {name}",
+                expected=f"finite numbers in {' or '.join(map(str, names))}",
+                found=f"NaN or infinite in {tensor.dtype}" if tensor.dtype in names else str(tensor.dtype),
+                remedy="Convert or repair the tensor before it is written.",
+            )
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        contents[name] = names[tensor.dtype], tuple(tensor.shape), content.data
+    records = {
+        name: TensorRecord(dtype, shape, sha256_of([content]))
+        for name, (dtype, shape, content) in sorted(contents.items())
+    }
+    try:
+        text = header_json(header, records)
+    except (TypeError, ValueError) as reason:
+        raise BundleError(
+            f"{target}: header", expected="values that JSON can hold", found=str(reason), remedy=PLAIN_VALUES
+        ) from reason
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_container(
+            partial, {KEY: text, DIGEST_KEY: sha256_of([text.encode(errors="replace")])}, contents
+        )
+        written = _interpret(read_container(partial), str(target))
+        if written.header != header:
+            raise BundleError(
+                str(target),
+                expected="a header that reads back as it was given",
+                found="values that JSON cannot hold, such as tuples or keys that are not text",
+                remedy=PLAIN_VALUES,
+            )
+        os.replace(partial, target)
+    except OSError as reason:
+        raise BundleError(
+            str(target),
+            expected="to write the file",
+            found=reason.strerror or str(reason),
+            remedy="Check the folder's permissions and the free space.",
+        ) from reason
+    finally:
+        partial.unlink(missing_ok=True)
+    return open_bundle(target)
+
+
+def verify(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Bundle:
+    """Reads a whole bundle: every hash must match and every number be finite.
+
+    Args:
+        progress: called with (bytes read, bytes in all).
+    """
+    bundle = open_bundle(path)
+    total = sum(span.stop - span.start for span in bundle.container.tensors.values())
+    done = 0
+    for name, span in bundle.container.tensors.items():
+        bundle.check(name)
+        site, _, part = name.rpartition(".")
+        for piece in chunks(bundle.path, span):
+            values = torch.frombuffer(bytearray(piece), dtype=TORCH_DTYPES[span.dtype])
+            bundle._finite(Site.parse(site), part, values)  # pyright: ignore[reportPrivateUsage]
+            done += len(piece)
+            if progress is not None:
+                progress(done, total)
+    return bundle
+
+
+class _Reading:
+    """An open safetensors file whose own complaints become ours."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self.file = cast("Any", safetensors.safe_open(str(self.path), framework="pt", device="cpu"))
+            return self.file.__enter__()
+        except (safetensors.SafetensorError, OSError) as reason:
+            raise self._refusal(reason) from reason
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.file.__exit__(kind, error, traceback)
+        if isinstance(error, (safetensors.SafetensorError, OSError)):
+            raise self._refusal(error) from error
+
+    def _refusal(self, reason: Exception) -> BundleError:
+        return BundleError(
+            str(self.path), expected="a readable safetensors file", found=str(reason), remedy=DAMAGED
+        )
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rising indices as half-open runs of neighbours: 3 4 5 9 -> (3, 6) (9, 10)."""
+    start = stop = indices[0]
+    for index in indices:
+        if index > stop:
+            yield start, stop
+            start = index
+        stop = index + 1
+    yield start, stop
+
+
+def _rows(file: Any, name: str, indices: Sequence[int]) -> Tensor:
+    """Rows (S, ...) of a stored tensor in float32, each run of neighbouring rows read at once."""
+    stored = file.get_slice(name)
+    if not indices:
+        return stored[0:0].float()
+    rising = sorted(indices)
+    rows = torch.cat([stored[start:stop].float() for start, stop in _runs(rising)])  # (S, ...)
+    if list(indices) == rising:
+        return rows
+    place = {index: position for position, index in enumerate(rising)}
+    return rows[torch.tensor([place[index] for index in indices])]
+
+
+def _match_table(
+    file: str, header: BundleHeader, tensors: Mapping[str, TensorRecord], container: Container
+) -> None:
+    """Header, its list of tensors and the file's own table must tell the same story."""
+    allowed: dict[str, tuple[int, ...]] = {}
+    for site, entry in header.sites.items():
+        required = {f"{site}.{part}": shape for part, shape in entry.tensor_shapes().items()}
+        for name in required:
+            if name not in container.tensors:
+                there = [other for other in container.tensors if other.rpartition(".")[0] == str(site)]
+                raise BundleError(
+                    f"{file}: {name}",
+                    expected=f"the tensor {name}, as {entry.activation} at {site} needs",
+                    found=f"only {', '.join(there) or 'no tensor of that site'}",
+                    remedy=DAMAGED,
+                )
+        allowed |= required
+        allowed |= {f"{site}.{part}": shape for part, shape in entry.optional_shapes().items()}
+    for name, span in container.tensors.items():
+        if name not in allowed or name not in tensors:
+            raise BundleError(
+                f"{file}: {shown(name)}",
+                expected=f"listed tensors of the sites {', '.join(map(str, header.sites))}",
+                found="a tensor that belongs to none"
+                if name not in allowed
+                else "a tensor the header does not list",
+                remedy=DAMAGED,
+            )
+        for promised, source in (
+            (allowed[name], "its site"),
+            (tensors[name].shape, "the header's list of tensors"),
+        ):
+            if span.shape != promised:
+                raise BundleError(
+                    f"{file}: {name}",
+                    expected=f"shape {list(promised)}, as {source} says",
+                    found=f"{list(span.shape)}",
+                    remedy=DAMAGED,
+                )
+        if span.dtype != tensors[name].dtype:
+            raise BundleError(
+                f"{file}: {name}", expected=f"dtype {tensors[name].dtype}", found=span.dtype, remedy=DAMAGED
+            )
+    for name in tensors:
+        if name not in container.tensors:
+            raise BundleError(
+                f"{file}: tensors.{name}",
+                expected="a tensor of that name",
+                found="none in the file",
+                remedy=DAMAGED,
+            )
