@@ -93,7 +93,10 @@ def check(session: nox.Session, python: Path, *names: str) -> None:
         if name not in CHECKS:
             session.error(f"There is no check {name!r}; known: {', '.join(CHECKS)}.")
         for command, *arguments in CHECKS[name]:
-            run(session, python.with_name(command + python.suffix), *arguments)
+            where = (
+                ("--pythonpath", python) if command == "pyright" else ()
+            )  # else it looks for torch elsewhere
+            run(session, python.with_name(command + python.suffix), *where, *arguments)
 
 
 def environment(session: nox.Session) -> Path:
@@ -152,5 +155,4 @@ def same_python(python: Path) -> bool:
 def run(session: nox.Session, *command: str | Path) -> None:
     """Runs a command at the root. Our threads are few: the host and the tests run beside each other."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, min(4, os.cpu_count() or 1)))
-    session.chdir(ROOT)
     session.run(*map(str, command), env={"OMP_NUM_THREADS": threads, "PYTHONUTF8": "1"}, external=True)
