@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from steerdit.steering.formats.container import sha256_of
 from steerdit.steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
 from steerdit.steering.sites import Site

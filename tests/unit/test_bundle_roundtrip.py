@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from steerdit.steering.errors import BundleError
 from steerdit.steering.formats.bundle import open_bundle, verify, write_bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
