@@ -1,1 +1,113 @@
-"""How each diffusion transformer family names its blocks and orders its tokens."""
+"""Families: how one architecture names its blocks, orders its tokens and is reached.
+
+A family is found by the exact class of the diffusion model, because a subclass or a foreign stand-in may order its tokens
+otherwise or ignore the host's hooks, and would then run unguarded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
+
+FAMILIES = {
+    "comfy.ldm.flux.model.Flux": "flux",
+    "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": "sd3",
+}
+"""Class of the diffusion model -> module here."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many tokens of each kind one model call has."""
+
+    text: int
+    """Tokens of the conditioning."""
+    grid: tuple[int, int]
+    """Height and width of the generated picture in tokens."""
+
+    @property
+    def image(self) -> int:
+        """Tokens of the generated picture."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a block's output holds the tokens of a site."""
+
+    output: str
+    """Key of the block's outputs: `img` or `txt`."""
+    start: int
+    stop: int
+
+
+class Family(Protocol):
+    """What steering has to know about an architecture. All of it reads shapes and settings, never weights."""
+
+    name: str
+
+    def width(self, dit: Any, site: Site) -> int:
+        """The size d of a site's tokens; SteeringError where this model has no such site."""
+        ...
+
+    def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
+        """The tokens of a call with latents x (R, C, H, W) and conditioning (R, T, d)."""
+        ...
+
+    def text(self, context: Tensor) -> slice:
+        """Which tokens of the conditioning the site `text` means."""
+        ...
+
+    def slot(self, site: Site) -> tuple[str, int]:
+        """The block's key among the host's block replacements."""
+        ...
+
+    def span(self, site: Site, outputs: dict[str, Any], options: dict[str, Any], layout: Layout) -> Span:
+        """Where the site's tokens are in the block's outputs; `options` are the block's transformer_options."""
+        ...
+
+
+def family_of(dit: Any) -> Family:
+    """The family of a diffusion model, compiled or not.
+
+    Raises:
+        SteeringError: names the class where none fits.
+    """
+    kind = type(getattr(dit, "_orig_mod", dit))
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name not in FAMILIES:
+        raise SteeringError(
+            "MODEL",
+            expected="one of the model classes " + ", ".join(FAMILIES),
+            found=name,
+            remedy="SteerDiT does not support this model, or a loader replaced the host's own class. Load the model with "
+            "the host's Load Diffusion Model or Load Checkpoint node.",
+        )
+    return import_module(f".{FAMILIES[name]}", __name__).FAMILY
+
+
+def no_such_site(family: str, site: Site, expected: str) -> SteeringError:
+    """The refusal of a site that a model does not have."""
+    return SteeringError(
+        f"site {site}",
+        expected=expected,
+        found="no such place in this model",
+        remedy=f"Choose other sites, or a bundle made for this {family} model.",
+    )
+
+
+def require_tokens(site: Site, start: int, stop: int, available: int) -> None:
+    """Refuses a span that the block's output does not hold: its tokens are in an order we do not know."""
+    if not 0 <= start <= stop <= available:
+        raise SteeringError(
+            f"site {site}",
+            expected=f"at least {stop} tokens",
+            found=f"{available}",
+            remedy="Another node changes how many tokens the model sees. Steer without it.",
+        )

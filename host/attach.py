@@ -1,0 +1,110 @@
+"""Puts a plan on a model: the way from a bundle, or from any entries, to a MODEL that samples steered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+
+from ..steering.errors import SteeringError
+from ..steering.formats.bundle import Bundle
+from ..steering.gates import Gate, GateKind
+from ..steering.modifiers import Modifier
+from ..steering.plan import Entry, Plan
+from ..steering.sae import SelectedLatents
+from ..steering.schedules import Schedule
+from ..steering.sites import Site
+from .families import family_of
+from .run import sampling_run
+from .weights import latents_patcher
+from .wrapper import PLAN_KEY, steered_call
+
+KEY = "steerdit"
+
+
+def attach(model: Any, entries: Iterable[Entry], latents: Sequence[Any] = ()) -> Any:
+    """A clone of a ModelPatcher that samples with these entries after those it already has.
+
+    Args:
+        model: the host's ModelPatcher; it stays as it is.
+        latents: ModelPatchers of the weights that the entries use.
+
+    Raises:
+        SteeringError: the model's family is not supported, lacks a site, or has another width there.
+    """
+    entries = tuple(entries)
+    dit = diffusion_model(model)
+    family = family_of(dit)
+    for entry in entries:
+        width = family.width(dit, entry.site)
+        if entry.modifier.width not in (None, width):
+            raise SteeringError(
+                f"site {entry.site}",
+                expected=f"width {width}, as this {family.name} model has",
+                found=f"width {entry.modifier.width}",
+                remedy="Choose a bundle made for this model.",
+            )
+    clone = model.clone()
+    if not entries:
+        return clone
+    options = clone.model_options["transformer_options"]
+    options[PLAN_KEY] = options.get(PLAN_KEY, Plan()).adding(entries)
+    for kind, wrapper in ((WrappersMP.APPLY_MODEL, steered_call), (WrappersMP.OUTER_SAMPLE, sampling_run)):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    there = list(clone.get_additional_models_with_key(KEY))
+    new = {id(patcher.model): patcher for patcher in latents if not any(patcher.is_clone(old) for old in there)}
+    clone.set_additional_models(KEY, there + list(new.values()))
+    return clone
+
+
+def attach_bundle(
+    model: Any,
+    bundle: Bundle,
+    modify: Callable[[SelectedLatents, Gate], Modifier],
+    *,
+    sites: Sequence[Site] | None = None,
+    categories: Sequence[str] | None = None,
+    gate: GateKind | str = GateKind.TOKEN,
+    schedule: Schedule | None = None,
+    whole: bool = False,
+) -> Any:
+    """A clone of a ModelPatcher that samples with a bundle's latents.
+
+    Args:
+        modify: makes the modifier of a site from its latents and its gate, for example
+            `lambda latents, gate: Repel(latents, gate, strength=1.0)`.
+        sites, categories: of the bundle; None means all. A site without latents of these categories is left alone.
+        whole: load whole dictionaries, as the paper's Blend needs; TopK dictionaries are always loaded whole.
+
+    Raises:
+        SteeringError: the bundle is not for this model.
+    """
+    family = family_of(diffusion_model(model))
+    if bundle.family != family.name:
+        raise SteeringError(
+            str(bundle.path),
+            expected=f"a bundle for the family {family.name}, as the MODEL is",
+            found=f"a bundle for the family {bundle.family}",
+            remedy="Choose a bundle made for this model, or the model that the bundle was made for.",
+        )
+    entries: list[Entry] = []
+    patchers: list[Any] = []
+    for site in bundle.sites if sites is None else sites:
+        sae = bundle.sites[site]
+        chosen = {name: it for name, it in sae.categories.items() if categories is None or name in categories}
+        if not chosen:
+            continue
+        selected = sae.selected(tuple(chosen))
+        patcher = latents_patcher(bundle, site, selected, whole=whole or sae.activation == "topk")
+        modifier = modify(patcher.model, Gate.over(gate, chosen, selected))
+        entries.append(Entry(site, modifier, schedule or Schedule()))
+        patchers.append(patcher)
+    return attach(model, entries, patchers)
+
+
+def diffusion_model(model: Any) -> Any:
+    """The diffusion model of a ModelPatcher, without the shell that compiling puts around it."""
+    dit = model.get_model_object("diffusion_model")
+    return getattr(dit, "_orig_mod", dit)

@@ -1,0 +1,64 @@
+"""FLUX.1: double blocks with two streams, then single blocks on the joint sequence `text | image | reference`."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
+from . import Layout, Span, no_such_site, require_tokens
+
+
+class Flux:
+    """FLUX.1 dev, schnell, Kontext and Fill."""
+
+    name = "flux"
+
+    def width(self, dit: Any, site: Site) -> int:
+        if dit.params.global_modulation:
+            raise SteeringError(
+                "MODEL",
+                expected="a FLUX.1 model",
+                found="a FLUX.2 model (global modulation)",
+                remedy="SteerDiT does not support FLUX.2 yet.",
+            )
+        if site.block == "text":
+            return dit.params.context_in_dim
+        blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
+        if site.block not in blocks or site.index not in range(blocks[site.block]):
+            raise no_such_site(
+                self.name,
+                site,
+                f"text, double.0 to double.{blocks['double'] - 1} or single.0 to single.{blocks['single'] - 1}",
+            )
+        return dit.hidden_size
+
+    def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
+        height, width = x.shape[-2:]
+        return Layout(text=context.shape[1], grid=(ceil(height / dit.patch_size), ceil(width / dit.patch_size)))
+
+    def text(self, context: Tensor) -> slice:
+        return slice(0, context.shape[1])
+
+    def slot(self, site: Site) -> tuple[str, int]:
+        assert site.index is not None
+        return f"{site.block}_block", site.index
+
+    def span(self, site: Site, outputs: dict[str, Any], options: dict[str, Any], layout: Layout) -> Span:
+        joint = site.block == "single"
+        output = "img" if joint or site.stream != "text" else "txt"
+        available = outputs[output].shape[1]
+        if output == "txt":
+            return Span(output, 0, available)
+        # Newer hosts say where the text of a joint sequence ends; another pack may have added tokens to it.
+        text = options.get("img_slice", (layout.text,))[0] if joint else 0
+        image = text + layout.image
+        start, stop = {"text": (0, text), "image": (text, image), "reference": (image, available)}[site.stream or ""]
+        require_tokens(site, start, stop, available)
+        return Span(output, start, stop)
+
+
+FAMILY = Flux()

@@ -1,0 +1,60 @@
+"""Stable Diffusion 3 and 3.5: joint blocks with two streams. The conditioning is 77 CLIP tokens, then those of T5."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
+from . import Layout, Span, no_such_site, require_tokens
+
+CLIP_TOKENS = 77
+
+
+class SD3:
+    """SD3 medium, SD3.5 medium and large."""
+
+    name = "sd3"
+
+    def width(self, dit: Any, site: Site) -> int:
+        if site.block == "text":
+            return getattr(dit.context_embedder, "in_features", dit.hidden_size)
+        last = len(dit.joint_blocks) - 1
+        if site.block != "joint" or site.index not in range(last + 1) or site.stream == "reference":
+            raise no_such_site(self.name, site, f"text, or joint.0 to joint.{last} with stream text or image")
+        if site.index == last and site.stream == "text":
+            raise no_such_site(
+                self.name, site, f"the text stream of joint.0 to joint.{last - 1}: the last block has no text output"
+            )
+        return dit.hidden_size
+
+    def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
+        height, width = x.shape[-2:]
+        return Layout(text=context.shape[1], grid=(ceil(height / dit.patch_size), ceil(width / dit.patch_size)))
+
+    def text(self, context: Tensor) -> slice:
+        if context.shape[1] <= CLIP_TOKENS:
+            raise SteeringError(
+                "site text",
+                expected=f"T5 tokens after the {CLIP_TOKENS} CLIP tokens of the conditioning",
+                found=f"{context.shape[1]} tokens",
+                remedy="Load the T5 text encoder as well, or leave the site out (`-text`).",
+            )
+        return slice(CLIP_TOKENS, context.shape[1])
+
+    def slot(self, site: Site) -> tuple[str, int]:
+        assert site.index is not None
+        return "double_block", site.index
+
+    def span(self, site: Site, outputs: dict[str, Any], options: dict[str, Any], layout: Layout) -> Span:
+        output = "txt" if site.stream == "text" else "img"
+        available = outputs[output].shape[1]
+        stop = available if output == "txt" else layout.image
+        require_tokens(site, 0, stop, available)
+        return Span(output, 0, stop)
+
+
+FAMILY = SD3()

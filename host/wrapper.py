@@ -1,0 +1,158 @@
+"""The one way into the model: an APPLY_MODEL wrapper that runs the plan at each call.
+
+It binds late. Whatever other packs have put into the block slots or the attention override when the model is called
+stays, and ours goes around it, so the order of nodes does not matter and nothing is ever left behind.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..steering.errors import SteeringError
+from ..steering.modifiers import Step
+from ..steering.plan import Plan
+from ..steering.sites import Site
+from .families import Family, Layout, family_of
+from .run import RUN_KEY, Run
+
+PLAN_KEY = "steerdit_plan"
+
+
+def steered_call(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Tensor | None = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Runs one model call with the plan's active entries; without any, the very call that the host asked for."""
+    options: dict[str, Any] = {} if transformer_options is None else transformer_options
+    model = executor.class_obj
+    sigma = float(t.flatten()[0])
+    plan: Plan = options.get(PLAN_KEY, Plan()).active(sigma, model.model_sampling.percent_to_sigma)
+    run: Run = options.get(RUN_KEY) or Run()
+    chunks = run.steered_chunks(options)
+    if not plan.entries or not chunks:
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    call = Call(plan, run, family_of(model.diffusion_model), model.diffusion_model, sigma, x, c_crossattn)
+    call.choose_rows(chunks, len(options.get("cond_or_uncond", [0])))
+    context = call.conditioning()
+    with running_eagerly(options):
+        result = executor(x, t, c_concat, context, control, call.options_around(options), **kwargs)
+    run.called(plan.sites(), call.visited, may_skip=bool(options.get("wrappers", {}).get("diffusion_model")))
+    return result
+
+
+class Call:
+    """One steered call of the model: its rows, its token layout, the sites that it has passed."""
+
+    def __init__(
+        self, plan: Plan, run: Run, family: Family, dit: Any, sigma: float, x: Tensor, context: Tensor | None
+    ) -> None:
+        if context is None:
+            raise SteeringError(
+                "MODEL",
+                expected="a call with text conditioning",
+                found="none",
+                remedy="Connect a positive conditioning to the sampler.",
+            )
+        self.plan, self.run, self.family, self.sigma, self.context = plan, run, family, sigma, context
+        self.layout: Layout = family.layout(getattr(dit, "_orig_mod", dit), x, context)
+        self.count = x.shape[0]
+        self.visited: set[Site] = set()
+        self.rows: slice | list[int] = slice(None)
+        self.images: tuple[int, ...] = ()
+
+    def choose_rows(self, chunks: Sequence[int], of: int) -> None:
+        """Steers these chunks of the `of` chunks that the rows consist of, each a whole batch of pictures."""
+        batch = self.count // of
+        self.images = tuple(range(batch)) * len(chunks)
+        if len(chunks) < of:
+            self.rows = [chunk * batch + image for chunk in chunks for image in range(batch)]
+
+    def conditioning(self) -> Tensor:
+        """The conditioning after the modifiers of the site `text`."""
+        site = Site("text")
+        if not self.plan.at(site):
+            return self.context
+        return self.steered(site, self.context, self.family.text(self.context))
+
+    def options_around(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the options in which each block with active sites is followed by our edits."""
+        replacements = options.get("patches_replace", {})
+        blocks = dict(replacements.get("dit", {}))
+        at: dict[tuple[str, int], list[Site]] = {}
+        for site in self.plan.sites():
+            if site.index is not None:
+                at.setdefault(self.family.slot(site), []).append(site)
+        for slot, sites in at.items():
+            blocks[slot] = self._after(blocks.get(slot), sites)
+        return {**options, "patches_replace": {**replacements, "dit": blocks}}
+
+    def _after(self, earlier: Any, sites: Sequence[Site]) -> Any:
+        def block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            out = extra["original_block"](args) if earlier is None else earlier(args, extra)
+            for site in sites:
+                span = self.family.span(site, out, args.get("transformer_options") or {}, self.layout)
+                tokens = self.steered(site, out[span.output], slice(span.start, span.stop))
+                if tokens is not out[span.output]:
+                    out = {**out, span.output: tokens}
+            return out
+
+        return block
+
+    def steered(self, site: Site, tokens: Tensor, span: slice) -> Tensor:
+        """Tokens (R, L, d) with the site's span of the steered rows changed: a copy, or the same object if unchanged."""
+        self.visited.add(site)
+        before = after = tokens[:, span][self.rows]
+        if before.numel() == 0:  # a reference site without references
+            return tokens
+        step = Step(
+            site=site,
+            sigma=self.sigma,
+            images=self.images,
+            grid=self.layout.grid if site.stream == "image" else None,
+            seed=self.run.seed,
+            observe=self.run.log.add,
+        )
+        for modifier in self.plan.at(site):
+            after = modifier(after, step)
+        if after is before:
+            return tokens
+        changed = tokens.clone()  # the host's blocks write in place; what is theirs stays theirs
+        changed[:, span][self.rows] = after
+        return changed
+
+
+@contextmanager
+def running_eagerly(options: dict[str, Any]) -> Iterator[None]:
+    """Lets a compiled model run its steered calls as plain Python: compiled code would not see the edits.
+
+    Raises:
+        SteeringError: the model is compiled and torch (before 2.6) has no way to do that.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        yield
+    elif hasattr(torch.compiler, "set_stance"):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    elif "torch.compile" in options.get("wrappers", {}).get("apply_model", {}):
+        raise SteeringError(
+            "MODEL",
+            expected="torch 2.6 or newer, which can run a compiled model eagerly",
+            found=f"a compiled model and torch {torch.__version__}",
+            remedy="Update torch, or remove the TorchCompileModel node.",
+        )
+    else:
+        yield
