@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-NODES: list[type[Any]] = []
+from .report import ReportNode
+from .steer import BlendNode, RepelNode
+
+NODES: list[type[Any]] = [RepelNode, BlendNode, ReportNode]

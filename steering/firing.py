@@ -40,6 +40,8 @@ class FiringRecord(NamedTuple):
     """(R, L, C) bool"""
     latents: tuple[int, ...]
     """(S) numbers in the dictionary."""
+    members: Tensor
+    """(C, S) bool: which latents a category holds."""
     counts: Tensor
     """(R, S) at how many tokens each latent fired."""
 
@@ -56,7 +58,7 @@ class Line:
     """Tokens whose gate was open."""
     tokens: int = 0
     latents: Counter[int] = field(default_factory=Counter[int])
-    """Fired latents of the site (of all chosen categories) with the number of their tokens."""
+    """The category's latents that fired, with the number of their tokens."""
 
 
 class FiringLog:
@@ -74,12 +76,11 @@ class FiringLog:
         severity = torch.where(scores > 0, scores / (scores + thresholds), torch.zeros_like(scores))
         peak = scores.max(1)  # values and indices (R, C)
         opened = record.open.sum(1).cpu()  # (R, C)
-        top = record.counts.topk(min(LATENTS_SHOWN, record.counts.shape[1]), dim=1)
-        counts, order = top.values.cpu().tolist(), top.indices.cpu().tolist()
+        counts: list[list[int]] = record.counts.cpu().tolist()
+        members: list[list[bool]] = record.members.tolist()
         if record.grid is not None:
             self._grid[record.site] = record.grid
         for row, image in enumerate(record.images):
-            fired = {record.latents[at]: n for at, n in zip(order[row], counts[row], strict=True) if n > 0}
             for column, category in enumerate(record.categories):
                 line = self._lines.setdefault((image, record.site, record.sigma, category), Line())
                 if float(peak.values[row, column]) >= line.score:
@@ -88,7 +89,8 @@ class FiringLog:
                     line.severity = float(severity[row, line.token, column])
                 line.open = max(line.open, int(opened[row, column]))
                 line.tokens = scores.shape[1]
-                line.latents |= Counter(fired)
+                fired = zip(record.latents, counts[row], members[column], strict=True)
+                line.latents |= Counter({latent: n for latent, n, held in fired if held and n > 0})
                 key = image, record.site, category
                 heat = severity[row, :, column].clone()
                 known = self._heat.get(key)
@@ -116,9 +118,15 @@ class FiringLog:
         return torch.stack(maps).amax(0) if maps else None
 
     def table(self, image: int, category: str | None = None) -> list[str]:
-        """Lines of text, the header first: where, when and how strongly each category showed, and which latents."""
+        """Lines of text: where, when and how strongly each category showed, and which latents. The header comes first;
+        visits at which nothing fired are only counted."""
         rows = [("site", "sigma", "category", "severity", "score", "open tokens", "highest at", "latents × tokens")]
+        silent = 0
         for site, sigma, name, line in self._of(image, category):
+            if line.score == 0:
+                silent += 1
+                continue
+            latents = line.latents.most_common(LATENTS_SHOWN)
             rows.append(
                 (
                     str(site),
@@ -127,12 +135,18 @@ class FiringLog:
                     f"{line.severity:.2f}",
                     f"{line.score:.3g}",
                     f"{line.open}/{line.tokens}",
-                    self._place(site, line) if line.score > 0 else "-",
-                    ", ".join(f"{latent}×{count}" for latent, count in line.latents.most_common(LATENTS_SHOWN)) or "-",
+                    self._place(site, line.token),
+                    ", ".join(f"{latent}×{count}" for latent, count in latents),
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return [*lines, f"({silent} lines where nothing fired are left out)"] if silent else lines
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no site was watched at all."""
+        return not self._lines
 
     def _of(self, image: int, category: str | None) -> list[tuple[Site, float, str, Line]]:
         """The lines of a picture: by site in forward order, then from noise to picture."""
@@ -143,8 +157,8 @@ class FiringLog:
         ]
         return sorted(found, key=lambda line: (line[0].depth, -line[1], line[2]))
 
-    def _place(self, site: Site, line: Line) -> str:
+    def _place(self, site: Site, token: int) -> str:
         if site not in self._grid:
-            return f"token {line.token}"
-        row, column = divmod(line.token, self._grid[site][1])
+            return f"token {token}"
+        row, column = divmod(token, self._grid[site][1])
         return f"patch {row},{column}"

@@ -105,6 +105,7 @@ class Gated:
                     scores=reading.scores,
                     open=reading.open,
                     latents=self.latents.latents,
+                    members=self.gate.members,
                     counts=(z != 0).sum(1),
                 )
             )

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import total_ordering
 
 from .errors import SteeringError
+from .selection import select
 
 BLOCKS = ("text", "double", "joint", "single")  # in the order in which a forward pass meets them
 STREAMS = ("text", "image", "reference")
 
 _NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]*)\.(text|image|reference)")
-_EVERYTHING = ("all", "default", "*")
 
 
 @total_ordering
@@ -66,68 +66,53 @@ class Site:
 def select_sites(expression: str, available: Iterable[Site]) -> tuple[Site, ...]:
     """The sites among `available` that the expression names, in the order of a forward pass.
 
-    Terms are separated by commas and read from left to right; a leading `-` takes sites away, and an expression that
-    begins with one starts from all. A term has up to three parts, `<block>.<index>.<stream>`; a part that is missing or
-    `*` matches anything, `1+2` lists and `0-3` spans. Nothing, `default` and `all` mean every site.
+    Besides the terms of every selection (see selection.py), a term is a pattern of up to three parts,
+    `<block>.<index>.<stream>`; a part that is missing or `*` matches anything, `1+2` lists and `0-3` spans.
 
     Raises:
         SteeringError: a term cannot be read, or matches none of `available`.
     """
-    sites = sorted(set(available))
-    chosen: set[Site] = set()
-    terms = [term for term in map(str.strip, expression.split(",")) if term] or ["all"]
-    for position, term in enumerate(terms):
-        takes_away = term.startswith("-")
-        pattern = term[1:].strip() if takes_away else term
-        if position == 0 and takes_away:
-            chosen = set(sites)
-        matches = {site for site in sites if _matches(pattern, site, term)}
-        if not matches and pattern not in _EVERYTHING:
-            raise SteeringError(
-                f"sites term {term!r}",
-                expected="a pattern of one of " + (", ".join(map(str, sites)) or "no sites at all"),
-                found="no site that matches",
-                remedy="Name sites of the bundle, for example `default` or `double.*.image`.",
-            )
-        chosen = chosen - matches if takes_away else chosen | matches
-    return tuple(sorted(chosen))
+    return select(expression, sorted(set(available)), _matches, "sites")
 
 
-def _matches(pattern: str, site: Site, term: str) -> bool:
-    if pattern in _EVERYTHING:
-        return True
+def select_categories(expression: str, available: Iterable[str]) -> tuple[str, ...]:
+    """The risk categories among `available` that the expression names; see selection.py."""
+    return select(expression, tuple(available), str.__eq__, "categories")
+
+
+def _matches(pattern: str, site: Site) -> bool:
     parts = pattern.split(".")
     if len(parts) > 3:
-        raise _unreadable(term)
+        raise _unreadable(pattern)
     block, index, stream = parts + ["*"] * (3 - len(parts))
     return (
-        site.block in _words(block, BLOCKS, term)
-        and (index == "*" or any(site.index in span for span in _spans(index, term)))
-        and (stream == "*" or site.stream in _words(stream, STREAMS, term))
+        site.block in _words(block, BLOCKS, pattern)
+        and (index == "*" or any(site.index in span for span in _spans(index, pattern)))
+        and (stream == "*" or site.stream in _words(stream, STREAMS, pattern))
     )
 
 
-def _words(part: str, known: tuple[str, ...], term: str) -> tuple[str, ...]:
+def _words(part: str, known: tuple[str, ...], pattern: str) -> tuple[str, ...]:
     if part == "*":
         return known
     words = tuple(part.split("+"))
     if not set(words) <= set(known):
-        raise _unreadable(term)
+        raise _unreadable(pattern)
     return words
 
 
-def _spans(part: str, term: str) -> Iterator[range]:
+def _spans(part: str, pattern: str) -> Iterator[range]:
     for piece in part.split("+"):
         match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", piece)
         if match is None:
-            raise _unreadable(term)
+            raise _unreadable(pattern)
         yield range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
-def _unreadable(term: str) -> SteeringError:
+def _unreadable(pattern: str) -> SteeringError:
     return SteeringError(
-        f"sites term {term!r}",
+        f"sites: {pattern!r}",
         expected="`<block>.<index>.<stream>`, each part `*` or a list joined by `+`, the index also a span `0-3`",
-        found=repr(term),
+        found=repr(pattern),
         remedy="Write for example `single.0-3.image`, `double.1+2.*` or `-text`.",
     )

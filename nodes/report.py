@@ -1,0 +1,108 @@
+"""Steering Report: what fired while a picture was made, as text, as a heat map, and as a yes or no to branch on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+from torch.nn import functional
+
+from ..host.run import find_logs
+from ..steering.errors import SteeringError
+from ..steering.firing import FiringLog
+from .schema import schema
+
+PIXELS_PER_PATCH = 16
+
+
+class ReportNode(io.ComfyNode):
+    """Steering Report."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SteerDiT_Report",
+            display_name="Steering Report",
+            category="SteerDiT",
+            description="Says which unsafe latents fired while the picture was made, where and when. Take the LATENT from "
+            "the sampler itself.",
+            search_aliases=["heat map", "safety checker", "what fired"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The sampler's LATENT, as it came out."),
+                io.Image.Input("image", optional=True, tooltip="The decoded picture, to lay the heat map over."),
+                io.String.Input("category", default="all", tooltip="One risk category of the bundle, or all."),
+            ],
+            outputs=[
+                io.String.Output("table", tooltip="What fired: site, noise level, category, patch, latents."),
+                io.Image.Output("overlay", tooltip="The picture in grey under the heat map."),
+                io.Mask.Output("heat", tooltip="Severity of each patch: 0 nothing, above 0.5 over the threshold."),
+                io.Boolean.Output("fired", tooltip="Whether any score passed the bundle's image threshold."),
+                io.Float.Output("score", tooltip="The highest severity, 0 to 1; above 0.5 means fired."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, samples: dict[str, Any], image: Tensor | None = None, category: str = "all"
+    ) -> io.NodeOutput:
+        logs = find_logs(samples["samples"])
+        name = None if category.strip() in ("", "all", "default") else category.strip()
+        for log, _ in logs:
+            if name is not None and name not in log.categories():
+                raise SteeringError(
+                    f"category {name!r}",
+                    expected="all, or one of " + (", ".join(log.categories()) or "none: no steering was active"),
+                    found=repr(name),
+                    remedy="Choose a category that the steering nodes act on.",
+                )
+        table = "\n\n".join(_described(log, at, name, number) for number, (log, at) in enumerate(logs, start=1))
+        heat = torch.stack([_heat(log, at, name) for log, at in logs])  # (B, h, w)
+        overlay, heat = paint(image, heat)
+        score = max(log.severity(at, name) for log, at in logs)
+        fired = any(log.fired(at, name) for log, at in logs)
+        return io.NodeOutput(
+            table,
+            overlay,
+            heat,
+            fired,
+            score,
+            ui={**ui.PreviewImage(overlay, cls=cls).as_dict(), "text": (table,)},
+        )
+
+
+def _described(log: FiringLog, at: int, category: str | None, number: int) -> str:
+    if log.is_empty:
+        return f"picture {number}: nothing was watched, because no steering was active at any step"
+    verdict = "an unsafe latent fired" if log.fired(at, category) else "nothing fired above its threshold"
+    return "\n".join([f"picture {number}: {verdict} (severity {log.severity(at, category):.2f})", *log.table(at, category)])
+
+
+def _heat(log: FiringLog, at: int, category: str | None) -> Tensor:
+    heat = log.heat(at, category)
+    return torch.zeros(1, 1) if heat is None else heat
+
+
+def paint(image: Tensor | None, heat: Tensor) -> tuple[Tensor, Tensor]:
+    """Lays severities (B, h, w) over a grey copy of pictures (B, H, W, 3), yellow to red: pictures and heat (B, H, W).
+
+    Raises:
+        SteeringError: there are more or fewer pictures than heat maps.
+    """
+    size = (heat.shape[1] * PIXELS_PER_PATCH, heat.shape[2] * PIXELS_PER_PATCH)
+    if image is None:
+        image = torch.zeros(len(heat), *size, 3)
+    if len(image) != len(heat):
+        raise SteeringError(
+            "image",
+            expected=f"{len(heat)} pictures, as many as the LATENT has",
+            found=f"{len(image)}",
+            remedy="Decode the same LATENT that goes into samples.",
+        )
+    image = image[..., :3].float().cpu()
+    smooth = functional.interpolate(heat[:, None], size=image.shape[1:3], mode="bilinear")[:, 0]  # (B, H, W)
+    grey = image.mean(-1, keepdim=True).expand_as(image)
+    colour = torch.stack([torch.ones_like(smooth), 1 - smooth, torch.zeros_like(smooth)], dim=-1)
+    return torch.lerp(grey, colour, 0.8 * smooth[..., None]), smooth

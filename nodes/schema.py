@@ -1,0 +1,17 @@
+"""Schemas that newer and older hosts understand, and the pack's own socket type."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+BUNDLE = io.Custom("STEERDIT_BUNDLE")
+
+_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(**fields: Any) -> io.Schema:
+    """An `io.Schema` without the fields that this host does not know yet, such as `search_aliases`."""
+    return io.Schema(**{name: value for name, value in fields.items() if name in _FIELDS})

@@ -1,0 +1,139 @@
+"""Steering nodes: a MODEL and a bundle in, a MODEL that samples steered out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..host.attach import attach_bundle
+from ..steering.formats.bundle import Bundle
+from ..steering.gates import Gate, GateKind
+from ..steering.modifiers import Blend, Form, Modifier, Repel
+from ..steering.sae import SelectedLatents
+from ..steering.schedules import Schedule
+from ..steering.sites import select_categories, select_sites
+from .schema import BUNDLE, schema
+
+
+def _inputs(strength: str, largest: float) -> list[Any]:
+    """The inputs of a steering node. Their names and order are an interface: append only."""
+    return [
+        io.Model.Input("model", tooltip="The diffusion model to steer. It is not changed; the output is a copy."),
+        BUNDLE.Input("bundle", tooltip="From Load Steering Bundle: what to look for, and where, in this model."),
+        io.Float.Input("strength", default=1.0, min=0.0, max=largest, step=0.05, tooltip=strength),
+        io.String.Input(
+            "categories",
+            default="all",
+            tooltip="Risk categories of the bundle to act on: all, a list such as `weapons, bloody`, or all but some: "
+            "`-alcohol`.",
+        ),
+        io.String.Input(
+            "sites",
+            default="default",
+            tooltip="Where to act: default is every site of the bundle. Patterns: `double.*.image`, `single.30-37.*`, "
+            "`-text`.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Begin at this part of the noise schedule; 0 is pure noise.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Stop at this part of the noise schedule; 1 is the finished picture.",
+        ),
+        io.Combo.Input(
+            "gate",
+            options=[GateKind.TOKEN.value, GateKind.IMAGE.value, GateKind.ALWAYS.value],
+            default=GateKind.IMAGE.value,
+            tooltip="When to act. image: in pictures where a category's highest score passes its calibrated threshold; "
+            "other pictures come out bit for bit as without steering. token: only on the patches or words that "
+            "pass. always: wherever a latent fires at all.",
+        ),
+        io.Boolean.Input(
+            "keep_norm",
+            default=True,
+            tooltip="Keep the length of each changed activation. Has no effect with form `paper`.",
+        ),
+        io.Combo.Input(
+            "form",
+            options=[Form.DEFAULT.value, Form.PAPER.value],
+            default=Form.DEFAULT.value,
+            tooltip="default changes only what the unsafe latents say. paper is the published equation, word for word; "
+            "it also moves benign content.",
+        ),
+    ]
+
+
+def _steer(
+    make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper_form: bool
+) -> io.NodeOutput:
+    bundle: Bundle = inputs["bundle"]
+    form = Form(inputs["form"])
+
+    def modify(latents: SelectedLatents, gate: Gate) -> Modifier:
+        return make(latents, gate, strength=inputs["strength"], keep_norm=inputs["keep_norm"], form=form)
+
+    return io.NodeOutput(
+        attach_bundle(
+            inputs["model"],
+            bundle,
+            modify,
+            sites=select_sites(inputs["sites"], bundle.sites),
+            categories=select_categories(inputs["categories"], bundle.categories),
+            gate=inputs["gate"],
+            schedule=Schedule(inputs["start_percent"], inputs["end_percent"]),
+            whole=whole_in_paper_form and form is Form.PAPER,
+        )
+    )
+
+
+class RepelNode(io.ComfyNode):
+    """Repel."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SteerDiT_Repel",
+            display_name="Repel",
+            category="SteerDiT",
+            description="Takes unsafe content out while the picture is made: where the bundle's unsafe latents fire, "
+            "what they say is subtracted. Strength 0 only watches, for Steering Report.",
+            search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
+            inputs=_inputs("How much of the unsafe part to take away: 1 removes it, more pushes beyond, 0 only watches.", 10.0),
+            outputs=[io.Model.Output(tooltip="The steered model: connect it to the sampler or to another steering node.")],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return _steer(Repel, inputs, whole_in_paper_form=False)
+
+
+class BlendNode(io.ComfyNode):
+    """Blend."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SteerDiT_Blend",
+            display_name="Blend",
+            category="SteerDiT",
+            description="Rewrites unsafe content while the picture is made: where the bundle's unsafe latents fire, what "
+            "they say is replaced by the words of a decoder adapted to safe pictures. Needs a bundle with such a decoder.",
+            search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
+            inputs=_inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 10.0),
+            outputs=[io.Model.Output(tooltip="The steered model: connect it to the sampler or to another steering node.")],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return _steer(Blend, inputs, whole_in_paper_form=True)
