@@ -48,13 +48,16 @@ class Oracle(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.head(self.features(pictures))
 
-    def save(self, path: Path) -> None:
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()}, path)
+    def save(self, path: Path, real_cells: Tensor) -> None:
+        """``real_cells`` (n, 160): feature cells of drawn scenes, against which artifacts are measured."""
+        state = {**self.state_dict(), "real_cells": real_cells}
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}, path)
 
     @classmethod
     def load(cls, path: Path) -> Oracle:
         net = cls()
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items() if k != "real_cells"}
+        net.load_state_dict(state)
         return net.eval().requires_grad_(False)
 
 

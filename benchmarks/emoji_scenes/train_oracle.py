@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...evaluation.artifacts import bank
 from .codec import LinearCodec
 from .concepts import LABELS, STYLES, Style
 from .oracle import CELLS, Oracle
@@ -96,7 +97,10 @@ def train(folder: Path, source: SceneSource, steps: int, size: int = 64, every: 
             total = 0.0
         if (step + 1) % every == 0 or step + 1 == steps:
             torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint)
-    net.eval().save(folder / "oracle.safetensors")
+    net.eval()
+    with torch.no_grad():
+        real = bank(torch.cat([net.features(codec.decode(part.float())) for part in z[:2048].split(64)]))
+    net.save(folder / "oracle.safetensors", real)
     return folder / "oracle.safetensors"
 
 

@@ -1,0 +1,25 @@
+"""Brings the real host into this process, on the CPU: for benchmarks, which need its models but no server."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .install import install
+
+
+def boot(version: str = "0.30.0") -> str:
+    """Put the host on the path and start it with its CPU settings → its version. Call before anything imports ``comfy``."""
+    root = os.environ.get("STEERDIT_COMFYUI") or str(install(version))
+    sys.path.insert(0, root)
+    argv, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args  # noqa: F401  (parses the arguments once, at import)
+    finally:
+        sys.argv = argv
+    import comfyui_version
+
+    return str(comfyui_version.__version__)

@@ -1,0 +1,68 @@
+"""The files benchmarks leave: claims with bounds beside the raw rows, seeds, versions and commit."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.rates import Rate
+
+OUT = Path(__file__).with_name("out")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure held against its bound. ``ci`` is the 95 % interval where the figure has one."""
+
+    value: float
+    bound: str
+    holds: bool
+    n: int
+    ci: tuple[float, float] | None = None
+
+
+def at_most(r: Rate | float, bound: float, n: int = 0) -> Claim:
+    return _claim(r, n, f"<= {bound:.4g}", lambda v: v <= bound)
+
+
+def at_least(r: Rate | float, bound: float, n: int = 0) -> Claim:
+    return _claim(r, n, f">= {bound:.4g}", lambda v: v >= bound)
+
+
+def _claim(r: Rate | float, n: int, bound: str, holds: Callable[[float], bool]) -> Claim:
+    if isinstance(r, Rate):
+        return Claim(r.value, bound, holds(r.value), r.n, (r.low, r.high))
+    return Claim(r, bound, holds(r), n)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Python's and the packages' versions; "absent" where one is not installed."""
+    found = {"python": platform.python_version()}
+    for p in packages:
+        try:
+            found[p] = version(p)
+        except PackageNotFoundError:
+            found[p] = "absent"
+    return found
+
+
+def commit() -> str:
+    """The commit that the figures belong to, marked where the tree has changes."""
+    here = Path(__file__).parent
+    said = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
+
+
+def write(name: str, claims: Mapping[str, Claim], **rest: Any) -> Path:
+    """Write ``benchmarks/out/NAME.json``."""
+    OUT.mkdir(exist_ok=True)
+    body = {"claims": {k: asdict(c) for k, c in claims.items()}, **rest, "commit": commit()}
+    path = OUT / f"{name}.json"
+    path.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n")
+    return path

@@ -1,0 +1,79 @@
+"""Sampling many prompts at once, for recording and for evaluation: prompts of equal length share a batch.
+
+The host repeats one conditioning over a batch of noise, but it as well takes a conditioning that already has a row for
+each picture. Rows of a batch do not see each other, so a picture depends on its prompt and its seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    steps: int = 20
+    cfg: float = 3.0
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    size: tuple[int, int] = (16, 16)
+    """Height and width of the latent."""
+    channels: int = 16
+
+
+def encode_prompts(clip: Any, prompts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    """Token states (1, L, C) and pooled state (1, P) of each prompt, by the host's CLIP object."""
+    known: dict[str, tuple[Tensor, Tensor]] = {}
+    for prompt in prompts:
+        if prompt not in known:
+            tokens, extra = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0]
+            known[prompt] = tokens, extra["pooled_output"]
+    return [known[prompt] for prompt in prompts]
+
+
+def batches(encoded: Sequence[tuple[Tensor, Tensor]], size: int) -> Iterator[list[int]]:
+    """Numbers of prompts that have the same count of tokens, at most ``size`` together."""
+    by_length: dict[int, list[int]] = {}
+    for i, (tokens, _) in enumerate(encoded):
+        by_length.setdefault(tokens.shape[1], []).append(i)
+    for same in by_length.values():
+        yield from (same[at : at + size] for at in range(0, len(same), size))
+
+
+def noise(seeds: Sequence[int], sampling: Sampling) -> Tensor:
+    """(B, C, H, W): each picture's own noise, whatever batch it stands in."""
+    shape = (1, sampling.channels, *sampling.size)
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def sample_prompts(
+    model: Any,
+    encoded: Sequence[tuple[Tensor, Tensor]],
+    negative: tuple[Tensor, Tensor],
+    seeds: Sequence[int],
+    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    batch: int = 16,
+    announce: list[int] | None = None,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Generates a latent for each prompt and seed → (numbers of the prompts, latents (b, C, H, W)), batch by batch.
+
+    ``announce`` is filled with the numbers of a batch before it is sampled, for who records by picture.
+    """
+    for numbers in batches(encoded, batch):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if announce is not None:
+            announce[:] = numbers
+        positive = torch.cat([encoded[i][0] for i in numbers]), torch.cat([encoded[i][1] for i in numbers])
+        start = noise([seeds[i] for i in numbers], sampling)
+        latents = comfy.sample.sample(
+            model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler,
+            [[positive[0], {"pooled_output": positive[1]}]], [[negative[0], {"pooled_output": negative[1]}]],
+            torch.zeros_like(start), disable_pbar=True, seed=seeds[numbers[0]],
+        )  # fmt: skip
+        yield numbers, latents
