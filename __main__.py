@@ -23,7 +23,7 @@ COMMANDS: dict[str, Command] = {
     "download": Command(
         ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
     ),
-    "verify": Command(".delivery.commands.verify", "check the sha256 of files against the manifest"),
+    "verify": Command(".delivery.commands.verify", "check every byte of bundles and shipped files"),
 }
 
 
