@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from ..steering.errors import DownloadError
 from .manifest import HubFile, WebFile
 
-PIECE = 1 << 18
+PIECE = 1 << 16
 """Bytes between two looks at the user's wish to stop."""
 TIMEOUT = 20.0
 """Seconds without a byte."""
