@@ -106,12 +106,23 @@ class Edit:
 class Reference:
     """A float64 copy of a MODEL's diffusion model that is steered by hooks."""
 
-    def __init__(self, family: str, model: Any, edits: Sequence[Edit], gap: tuple[float, float] = (2.0, -1.0)) -> None:
+    def __init__(
+        self,
+        family: str,
+        model: Any,
+        edits: Sequence[Edit],
+        gap: tuple[float, float] = (2.0, -1.0),
+        foreign: tuple[str, float] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         """
         Args:
             gap: the edits act where gap[0] >= sigma > gap[1].
+            foreign: a block such as `double.1` whose image output another pack multiplies.
+            options: transformer_options that another pack has set.
         """
         self.family, self.edits, self.gap = family, edits, gap
+        self.foreign, self.options = foreign, options or {}
         self.dit = copy.deepcopy(model.model.diffusion_model).double()
         self.format = model.model.latent_format
         self.multiplier = 1000.0 if family == "sd3" else 1.0
@@ -126,6 +137,10 @@ class Reference:
         image = GRID[0] * GRID[1]
 
         def joint_pair(img: Tensor, txt: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            if self.foreign and self.foreign[0] == f"{block}.{index}":
+                img = img * self.foreign[1]
+            if not self.acts:
+                return img, txt
             pieces = [self.edited(f"{block}.{index}.image", img[:, :image])]
             if img.shape[1] > image:
                 pieces.append(self.edited(f"{block}.{index}.reference", img[:, image:]))
@@ -137,9 +152,9 @@ class Reference:
             if block == "joint":
                 img, txt = joint_pair(output[1], output[0])
                 return txt, img
-            text = self.text
-            img, _ = joint_pair(output[:, text:], None)
-            return torch.cat([self.edited(f"{block}.{index}.text", output[:, :text]), img], 1)
+            txt, img = output[:, : self.text], output[:, self.text :]
+            img, txt = joint_pair(img, txt)
+            return torch.cat([txt, img], 1)
 
         return hook
 
@@ -147,8 +162,8 @@ class Reference:
         """The model's output for one picture (1, 16, H, W) and one prompt."""
         text, extra = conditioning[0]
         text = text.double()
-        steered = steered and self.gap[0] >= sigma > self.gap[1]
-        if steered:
+        self.acts = steered and self.gap[0] >= sigma > self.gap[1]
+        if self.acts:
             skip = 77 if self.family == "sd3" else 0
             text = torch.cat([text[:, :skip], self.edited("text", text[:, skip:])], 1)
         self.text = text.shape[1]
@@ -158,14 +173,13 @@ class Reference:
         with ExitStack() as hooks:
             for block, name in (("double", "double_blocks"), ("single", "single_blocks"), ("joint", "joint_blocks")):
                 for index, module in enumerate(getattr(self.dit, name, [])):
-                    if steered:
-                        handle = module.register_forward_hook(self._hook(block, index), with_kwargs=True)
-                        hooks.callback(handle.remove)
+                    handle = module.register_forward_hook(self._hook(block, index), with_kwargs=True)
+                    hooks.callback(handle.remove)
             hooks.callback(setattr, comfy.model_management, "in_training", False)
             comfy.model_management.in_training = True  # the host's other rotary embedding takes float64
             t = torch.tensor([sigma * self.multiplier])
             y = extra["pooled_output"].double()
-            return self.dit(x, t, context=text, y=y, transformer_options={}, **kwargs)
+            return self.dit(x, t, context=text, y=y, transformer_options=dict(self.options), **kwargs)
 
     def sample(
         self, start: Tensor, positive: Any, negative: Any, model: Any, *, cfg: float, sampler: str, steps: int = 3

@@ -1,0 +1,239 @@
+"""SteerDiT beside other packs: in any order, both act; what is not reached is refused, never silently unguarded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import pytest
+import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from torch import Tensor
+
+from steerdit.host.attach import attach
+from steerdit.host.recording import Recorder
+from steerdit.host.run import find_logs
+from steerdit.steering import Entry, Site, SteeringError
+from steerdit.steering.sae import SelectedLatents
+
+from .reference import Edit, Reference, relative
+from .steered import blended, repelled
+from .synthetic import bundle
+from .tiny import noise, prompt, sample, tiny
+
+FAMILIES = ("flux", "sd3")
+BLOCK = {"flux": ("double_block", 1, "double.1"), "sd3": ("double_block", 1, "joint.1")}
+
+
+def brighter(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Another pack's block replacement."""
+    out = extra["original_block"](args)
+    return {**out, "img": out["img"] * 1.1}
+
+
+def sharper(func: Any, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Another pack's attention override."""
+    return func(q * 1.2, *args, **kwargs)
+
+
+def with_both(family: str, model: Any) -> Any:
+    model = model.clone()
+    model.set_model_patch_replace(brighter, "dit", *BLOCK[family][:2])
+    model.model_options["transformer_options"]["optimized_attention_override"] = sharper
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_another_packs_patches_act_too(family: str, ours_first: bool, tmp_path: Path) -> None:
+    model, prompts = tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))
+    edit = Edit(bundle(tmp_path, family))
+    if ours_first:
+        steered = with_both(family, repelled(model, edit.bundle))
+    else:
+        steered = repelled(with_both(family, model), edit.bundle)
+    options = {"optimized_attention_override": sharper}
+    foreign = (BLOCK[family][2], 1.1)
+
+    def account(edits: list[Edit], **others: Any) -> Tensor:
+        return Reference(family, model, edits, **others).sample(noise(), *prompts, model, cfg=3.0, sampler="euler")
+
+    expected = account([edit], foreign=foreign, options=options)
+    assert relative(sample(steered, *prompts, cfg=3.0), expected) < 1e-5
+    for without in (
+        account([], foreign=foreign, options=options),
+        account([edit], options=options),
+        account([edit], foreign=foreign),
+    ):
+        assert relative(without, expected) > 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lora_on_the_model_is_kept(family: str, tmp_path: Path) -> None:
+    key = {"flux": "double_blocks.1.img_mlp.2.weight", "sd3": "joint_blocks.1.x_block.mlp.fc2.weight"}[family]
+    model, merged, prompts = tiny(family, tmp_path), tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))
+    weight = merged.model.diffusion_model.get_parameter(key)
+    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) / 30
+    weight += change
+    patched = model.clone()
+    assert patched.add_patches({f"diffusion_model.{key}": ("diff", (change,))})
+    edit = Edit(bundle(tmp_path, family))
+    found = sample(repelled(patched, edit.bundle), *prompts)
+    expected = Reference(family, merged, [edit]).sample(noise(), *prompts, model, cfg=1.0, sampler="euler")
+    assert relative(found, expected) < 1e-5
+    assert relative(sample(repelled(model, edit.bundle), *prompts), expected) > 1e-4
+
+
+@pytest.mark.parametrize("compiled_first", [True, False])
+def test_a_compiled_model_is_steered_all_the_same(compiled_first: bool, tmp_path: Path) -> None:
+    model, prompts = tiny("flux", tmp_path), (prompt("flux", 1), prompt("flux", 2))
+    file = bundle(tmp_path, "flux")
+    plain, expected = sample(model, *prompts, steps=2), sample(repelled(model, file), *prompts, steps=2)
+
+    def compiled(model: Any) -> Any:
+        model = model.clone()
+        set_torch_compile_wrapper(model=model, backend="eager")
+        return model
+
+    fast = compiled(model)
+    assert relative(sample(fast, *prompts, steps=2), plain) < 1e-5
+    steered = repelled(fast, file) if compiled_first else compiled(repelled(model, file))
+    assert relative(sample(steered, *prompts, steps=2), expected) < 1e-5
+    assert relative(sample(fast, *prompts, steps=2), plain) < 1e-5
+
+
+def test_the_dual_guiders_negative_is_not_steered(tmp_path: Path) -> None:
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    recorder = Recorder()
+    model = attach(tiny("flux", tmp_path), [Entry(Site("text"), recorder)])
+    positive, middle, negative = (prompt("flux", seed) for seed in (1, 2, 3))
+    guider = Guider_DualCFG(model)
+    guider.set_conds(positive, middle, negative)
+    guider.set_cfg(3.0, 2.0)
+    guider.sample(noise(), torch.zeros_like(noise()), comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]))
+    seen = [record.tokens for record in recorder.records]
+    assert {len(seen)} == {4}
+    assert all(torch.equal(one, positive[0][0][0]) or torch.equal(one, middle[0][0][0]) for one in seen)
+
+
+def test_every_conditioning_area_is_steered(tmp_path: Path) -> None:
+    recorder = Recorder()
+    model = attach(tiny("flux", tmp_path), [Entry(Site.parse("single.0.image"), recorder)])
+    sample(model, prompt("flux", 1) + prompt("flux", 4), prompt("flux", 2), cfg=3.0, steps=1, start=noise(2))
+    assert sorted(record.image for record in recorder.records) == [0, 0, 1, 1]
+
+
+def skips(calls: Callable[[int], bool]) -> Any:
+    """A caching node that answers some calls with the last result."""
+    last: list[Any] = [0, None]
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        last[0] += 1
+        if last[1] is None or not calls(last[0]):
+            last[1] = executor(*args, **kwargs)
+        return last[1]
+
+    return wrapper
+
+
+def test_a_caching_node_may_skip_steps_but_not_all_of_a_site(tmp_path: Path) -> None:
+    prompts = prompt("flux", 1), prompt("flux", 2)
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    cached = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"))
+    cached.add_wrapper_with_key(kind, "cache", skips(lambda call: call == 2))
+    sample(cached, *prompts)
+    late = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"), start_percent=0.5)
+    late.add_wrapper_with_key(kind, "cache", skips(lambda call: call > 1))
+    with pytest.raises(SteeringError, match=r"double\.1\.image.*never did"):
+        sample(late, *prompts)
+
+
+def test_a_forward_pass_that_ignores_the_hooks_is_refused(tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    dit = model.model.diffusion_model
+    original = dit.forward_orig
+
+    def deaf(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "transformer_options": {}})
+
+    dit.forward_orig = deaf
+    calls: list[int] = []
+    with pytest.raises(SteeringError, match=r"double\.0\.text.*never did"):
+        sample(
+            repelled(model, bundle(tmp_path, "flux")),
+            prompt("flux", 1),
+            prompt("flux", 2),
+            callback=lambda step, *_: calls.append(step),
+        )
+    assert not calls, "the first step already told"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_nan_stops_the_run_and_is_located(family: str, tmp_path: Path) -> None:
+    model = tiny(family, tmp_path).clone()
+    name, index, site = BLOCK[family]
+
+    def broken(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        out = extra["original_block"](args)
+        img = out["img"].clone()
+        img[:, 3, 5] = float("nan")
+        return {**out, "img": img}
+
+    model.set_model_patch_replace(broken, "dit", name, index)
+    steered = repelled(model, bundle(tmp_path, family), strength=0.0)
+    with pytest.raises(SteeringError, match=rf"{site}\.image at sigma 1: .*NaN"):
+        sample(steered, prompt(family, 1), prompt(family, 2))
+
+
+def test_rows_are_loaded_and_shared_by_the_host(tmp_path: Path) -> None:
+    model, file = tiny("flux", tmp_path), bundle(tmp_path, "flux", ("double.1.image",))
+    steered = blended(repelled(model, file), file)
+    other = repelled(tiny("flux", tmp_path, seed=1), file)
+    (mine,), (theirs,) = (one.get_additional_models_with_key("steerdit") for one in (steered, other))
+    assert mine.model is theirs.model
+    loaded: list[str] = []
+
+    def look(*_: Any) -> None:
+        loaded.extend(type(entry.model.model).__name__ for entry in comfy.model_management.current_loaded_models)
+
+    sample(steered, prompt("flux", 1), prompt("flux", 2), steps=1, callback=look)
+    assert SelectedLatents.__name__ in loaded
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_recorder_sees_what_a_forward_hook_sees(family: str, tmp_path: Path) -> None:
+    model = tiny(family, tmp_path)
+    site = Site.parse({"flux": "double.1.image", "sd3": "joint.1.image"}[family])
+    recorder = Recorder()
+    prompts = prompt(family, 1), prompt(family, 2)
+    recorded = sample(attach(model, [Entry(site, recorder)]), *prompts, cfg=3.0, start=noise(2), steps=2)
+    assert torch.equal(recorded, sample(model, *prompts, cfg=3.0, start=noise(2), steps=2))
+
+    seen: list[Tensor] = []
+    block = getattr(model.model.diffusion_model, "double_blocks" if family == "flux" else "joint_blocks")[1]
+    handle = block.register_forward_hook(lambda *call: seen.append(call[-1][0 if family == "flux" else 1].clone()))
+    try:
+        sample(model, *prompts, cfg=3.0, start=noise(2), steps=2)
+    finally:
+        handle.remove()
+    positive_rows = [rows[image] if len(rows) == 2 else rows[2 + image] for rows in seen for image in range(2)]
+    assert [record.image for record in recorder.records] == [0, 1, 0, 1]
+    assert {record.seed for record in recorder.records} == {5}
+    for record, rows in zip(recorder.records, positive_rows, strict=True):
+        assert torch.equal(record.tokens, rows)
+
+
+def test_the_log_of_a_picture_is_found_by_its_latent(tmp_path: Path) -> None:
+    steered = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"), strength=0.0)
+    latent = sample(steered, prompt("flux", 1), prompt("flux", 2), cfg=3.0, start=noise(2))
+    (_, first), (log, second) = find_logs(latent)
+    assert (first, second) == (0, 1)
+    ((same, at),) = find_logs(latent[1:])
+    assert same is log
+    assert at == 1
+    with pytest.raises(SteeringError, match="LATENT"):
+        find_logs(latent + 1)
