@@ -34,6 +34,7 @@ def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: 
             bundle.sites[site],
             bundle.read_latents(site, None if whole else selected),
             selected,
+            source=f"{bundle.path}: {site}",
             operations=comfy.ops.manual_cast,
             borrow=borrow_from_host,
         )

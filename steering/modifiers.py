@@ -138,6 +138,11 @@ class Blend(Gated):
 
     strength: float = 1.0
 
+    def __post_init__(self) -> None:
+        self.latents.require_adapted()
+        if self.form is Form.PAPER:
+            self.latents.require_whole("the paper's Blend")
+
     def edit(self, x: Tensor, reading: Reading) -> Tensor:
         if self.form is Form.PAPER:
             literal = (1 - self.strength) * x + self.strength * self.latents.reconstruct_adapted(x)

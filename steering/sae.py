@@ -53,6 +53,7 @@ class SelectedLatents(nn.Module):
         tensors: LatentTensors,
         selected: Sequence[int] | None = None,
         *,
+        source: str = "selected latents",
         operations: ModuleType | type[Any] = nn,
         borrow: Borrow = borrow_directly,
     ) -> None:
@@ -61,6 +62,7 @@ class SelectedLatents(nn.Module):
             sae: the dictionary's description.
             tensors: at least the selected latents; all N where the activation is topk or a reconstruction is wanted.
             selected: numbers (S) in the dictionary; None means all that `tensors` hold.
+            source: what messages call them, such as the file and site.
             operations: where the layer type `Linear` comes from.
             borrow: how its weights are read.
 
@@ -69,13 +71,14 @@ class SelectedLatents(nn.Module):
         """
         super().__init__()
         self.sae = sae
+        self.source = source
         self.latents = tensors.indices if selected is None else tuple(selected)
         self.whole = len(tensors.indices) == sae.latents
         self.borrow = borrow
         place = {latent: position for position, latent in enumerate(tensors.indices)}
         self.columns = slice(None) if self.latents == tensors.indices else [place[it] for it in self.latents]
         if sae.activation == "topk":
-            self._require_whole("a TopK activation")
+            self.require_whole("a TopK activation")
 
         scale, shift = sae.input_scale, tensors.decoder_bias.double()
         encoder = tensors.encoder.double()
@@ -110,7 +113,7 @@ class SelectedLatents(nn.Module):
 
     def reconstruct_adapted(self, x: Tensor) -> Tensor:
         """D_t(E_s(x)), (..., d): the adapted decoder on the codes of the whole dictionary."""
-        self._require_whole("a reconstruction")
+        self.require_whole("a reconstruction")
         with self.borrow(self.encoder, x) as rows, self.borrow(self.require_adapted(), x) as decoder:
             bias, tokens = self.decoder_bias.to(x), x.flatten(0, -2).split(TOKENS_AT_ONCE)  # of (T, d)
             return torch.cat([kernels.decode(self._codes(part, rows), decoder, bias) for part in tokens]).view_as(x)
@@ -131,8 +134,8 @@ class SelectedLatents(nn.Module):
         """The adapted decoder, or a SteeringError that says that there is none."""
         if self.adapted is None:
             raise SteeringError(
-                "Blend",
-                expected="a bundle with a decoder adapted to the target domain (tensor `decoder_adapted`)",
+                self.source,
+                expected="a decoder adapted to the target domain (tensor `decoder_adapted`), as Blend needs",
                 found="only the decoder that the dictionary was trained with",
                 remedy="Use Repel with this bundle, or a bundle made for Blend.",
             )
@@ -145,12 +148,13 @@ class SelectedLatents(nn.Module):
             return kernels.encode_topk(tokens, rows, bias, self.sae.k)
         return kernels.encode_selected(tokens, rows, bias, self.threshold.to(tokens))
 
-    def _require_whole(self, purpose: str) -> None:
+    def require_whole(self, purpose: str) -> None:
+        """A SteeringError unless the whole dictionary is loaded."""
         if not self.whole:
             raise SteeringError(
-                "selected latents",
+                self.source,
                 expected=f"all {self.sae.latents} latents of the dictionary, which {purpose} needs",
-                found=f"{len(self.latents)} of them",
+                found=f"{self.encoder.out_features} of them",
                 remedy="Read the latents with `latents=None`.",
             )
 

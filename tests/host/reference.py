@@ -35,14 +35,14 @@ class Edit:
     categories: tuple[str, ...] = ("weapons", "bloody")
     sites: tuple[str, ...] | None = None
 
-    def at(self, site: str, a: Tensor) -> Tensor:
-        """The tokens (L, d) of one picture after the edit, token by token from the equations."""
-        if site not in (self.sites or map(str, self.bundle.sites)):
-            return a
-        stored = load_file(self.bundle.path)
-        part = {
-            name.rpartition(".")[2]: tensor.double() for name, tensor in stored.items() if name.startswith(site + ".")
-        }
+    def stored(self, site: str) -> dict[str, Tensor]:
+        """The file's tensors of a site, by the last part of their names."""
+        tensors = load_file(self.bundle.path).items()
+        return {name.rpartition(".")[2]: tensor.double() for name, tensor in tensors if name.startswith(site + ".")}
+
+    def codes(self, site: str, a: Tensor) -> list[Tensor]:
+        """All codes (N) of each token."""
+        part = self.stored(site)
         sae = next(entry for at, entry in self.bundle.sites.items() if str(at) == site)
         codes = []
         for token in a:
@@ -55,6 +55,14 @@ class Edit:
                     kept = sorted(range(len(code)), key=lambda f: -float(code[f]))[: sae.k]
                     code = torch.stack([code[f] if f in kept else code[f] * 0 for f in range(len(code))])
             codes.append(code)
+        return codes
+
+    def at(self, site: str, a: Tensor) -> Tensor:
+        """The tokens (L, d) of one picture after the edit, token by token from the equations."""
+        if site not in (self.sites or map(str, self.bundle.sites)):
+            return a
+        part, codes = self.stored(site), self.codes(site, a)
+        sae = next(entry for at, entry in self.bundle.sites.items() if str(at) == site)
 
         def score(name: str, code: Tensor) -> float:
             category = sae.categories[name]

@@ -32,9 +32,10 @@ def bundle(
     activation: str = "jumprelu",
     categories: Mapping[str, Category] | None = None,
     width: int | None = None,
+    adapted: bool = True,
     seed: int = 11,
 ) -> Bundle:
-    """A bundle with an autoencoder of 40 latents at each site and an adapted decoder."""
+    """A bundle with an autoencoder of 40 latents at each site, by default with an adapted decoder."""
     draw = torch.Generator().manual_seed(seed)
     header_sites: dict[Site, SaeSite] = {}
     tensors: dict[str, Tensor] = {}
@@ -48,7 +49,7 @@ def bundle(
             input_scale=0.7,
             categories={"weapons": WEAPONS, "bloody": BLOODY} if categories is None else dict(categories),
         )
-        for part, shape in {**site.tensor_shapes(), **site.optional_shapes()}.items():
+        for part, shape in {**site.tensor_shapes(), **(site.optional_shapes() if adapted else {})}.items():
             values = torch.randn(shape, generator=draw)
             if part in ("encoder", "decoder", "decoder_adapted"):
                 values /= d**0.5

@@ -1,0 +1,85 @@
+"""Steering Report says what fired, where, and lays it over the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerdit.host.attach import attach
+from steerdit.host.recording import Recorder
+from steerdit.nodes.report import ReportNode
+from steerdit.steering import Entry, Site, SteeringError
+
+from .reference import Edit
+from .steered import repelled
+from .synthetic import NEVER, WEAPONS, bundle
+from .tiny import GRID, noise, prompt, sample, tiny
+
+PROMPTS = prompt("flux", 1), prompt("flux", 2)
+
+
+def report(latent: torch.Tensor, **inputs: Any) -> Any:
+    return ReportNode.execute(samples={"samples": latent}, **inputs).args
+
+
+def test_the_heat_map_is_the_severity_of_each_patch(tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    file = bundle(tmp_path, "flux", ("double.1.image",))
+    recorder, site = Recorder(), Site.parse("double.1.image")
+    sample(attach(model, [Entry(site, recorder)]), *PROMPTS)
+    latent = sample(repelled(model, file, strength=0.0), *PROMPTS)
+
+    scores: list[list[float]] = []
+    edit = Edit(file)
+    for record in recorder.records:
+        codes = edit.codes(str(site), record.tokens.double())
+        scores.append([sum(w * float(z[f]) for f, w in zip(WEAPONS.latents, WEAPONS.weights)) for z in codes])
+    severity = [max(s / (s + WEAPONS.gate.image) for s in patch) for patch in zip(*scores)]
+    expected = torch.tensor(severity).view(GRID)
+
+    table, overlay, heat, fired, score = report(latent, category="weapons")
+    assert heat.shape == (1, 16 * GRID[0], 16 * GRID[1])
+    assert overlay.shape == (*heat.shape, 3)
+    assert score == pytest.approx(max(severity), rel=1e-5)
+    assert fired is (max(severity) > 0.5)
+    coarse = torch.nn.functional.interpolate(expected[None, None], size=heat.shape[1:], mode="bilinear")[0, 0]
+    assert torch.allclose(heat[0], coarse, atol=1e-5)
+    row, column = divmod(int(expected.argmax()), GRID[1])
+    strongest = max((line for line in table.splitlines() if "weapons" in line), key=lambda line: float(line.split()[3]))
+    assert f"patch {row},{column}" in strongest
+    assert "bloody" not in table
+
+
+def test_nothing_fired(tmp_path: Path) -> None:
+    steered = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux", categories={"never": NEVER}))
+    image = torch.rand(2, 40, 60, 3, generator=torch.Generator().manual_seed(0))
+    _, overlay, heat, fired, score = report(sample(steered, *PROMPTS, start=noise(2)), image=image)
+    assert fired is False
+    assert score < 0.5
+    assert heat.shape == (2, 40, 60)
+    assert overlay.shape == (2, 40, 60, 3)
+
+
+def test_the_picture_count_must_match(tmp_path: Path) -> None:
+    latent = sample(repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux")), *PROMPTS)
+    with pytest.raises(SteeringError, match="1 pictures, as many as the LATENT has, found 3"):
+        report(latent, image=torch.zeros(3, 8, 8, 3))
+
+
+def test_an_unknown_latent_and_an_unknown_category(tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    with pytest.raises(SteeringError, match=r"LATENT.*change the seed"):
+        report(sample(model, *PROMPTS) + 1)
+    latent = sample(repelled(model, bundle(tmp_path, "flux")), *PROMPTS)
+    with pytest.raises(SteeringError, match="weapons, bloody"):
+        report(latent, category="weapon")
+
+
+def test_a_run_in_which_steering_was_never_active(tmp_path: Path) -> None:
+    steered = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"), start_percent=0.05, end_percent=0.06)
+    table, _, heat, fired, score = report(sample(steered, *PROMPTS))
+    assert "no steering was active" in table
+    assert (float(heat.max()), fired, score) == (0.0, False, 0.0)
