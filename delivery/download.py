@@ -111,6 +111,11 @@ def download(
     return wish.target
 
 
+def target_of(what: Weight | HubFile, folder: str | os.PathLike[str]) -> Path:
+    """Where `download` puts it."""
+    return _wish(what, Path(folder), None).target
+
+
 def _silent(there: int, total: int | None) -> None:
     """Nobody watches."""
 

@@ -163,7 +163,7 @@ def _hub() -> Any:
 @contextmanager
 def _opened(session: Any, url: str, headers: dict[str, str]) -> Generator[Any]:
     """The hub has used requests (to 0.36) and several generations of httpx since; both offer this much."""
-    if hasattr(session, "stream"):
+    if callable(getattr(session, "stream", None)):  # a session of requests has a flag of that name
         with session.stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
             yield response
     else:

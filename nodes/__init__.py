@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .bundle import DownloadBundleNode, LoadBundleNode
 from .report import ReportNode
 from .steer import BlendNode, RepelNode
 
-NODES: list[type[Any]] = [RepelNode, BlendNode, ReportNode]
+NODES: list[type[Any]] = [LoadBundleNode, DownloadBundleNode, RepelNode, BlendNode, ReportNode]

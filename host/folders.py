@@ -1,0 +1,85 @@
+"""Where bundles live in the host: `models/steering`, and whatever extra_model_paths.yaml adds under `steering`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..steering.errors import BundleError
+
+KEY = "steering"
+EXTENSION = ".safetensors"
+
+_PACK = Path(__file__).resolve().parents[1]
+
+
+def register_steering_folder() -> None:
+    """Makes `models/steering` known to the host; calling it again changes nothing.
+
+    The paths of extra_model_paths.yaml were read before and stay in front. With the environment variable
+    STEERDIT_DEMO=1 the pack's own `bundles` folder is listed too: its bundles fit the demo's model and no other, so
+    that they would only be in the way of everybody else.
+    """
+    folders = _host_folders()
+    own = os.path.join(folders.models_dir, KEY)
+    with suppress(OSError):  # a read-only installation may lack the folder, as the host allows
+        os.makedirs(own, exist_ok=True)  # so that people find the place to put files
+    folders.add_model_folder_path(KEY, own)
+    if os.environ.get("STEERDIT_DEMO") == "1":
+        folders.add_model_folder_path(KEY, str(_PACK / "bundles"))
+    paths, extensions = folders.folder_names_and_paths[KEY]
+    # A folder that the host does not know starts with no extensions, which to it means that every file is a model.
+    folders.folder_names_and_paths[KEY] = (paths, {*extensions, EXTENSION})
+
+
+def list_bundles() -> list[str]:
+    """The names that the combo offers: paths relative to the registered folders, sorted."""
+    folders = _host_folders()
+    if KEY not in folders.folder_names_and_paths:
+        return []
+    return [name for name in folders.get_filename_list(KEY) if name.lower().endswith(EXTENSION)]
+
+
+def resolve_bundle(name: str) -> Path:
+    """The file behind a name of the combo.
+
+    Raises:
+        BundleError: there is none; the message says which there are and where they are looked for.
+    """
+    found = _host_folders().get_full_path(KEY, name) if name.lower().endswith(EXTENSION) else None
+    if found is None:
+        names = list_bundles()
+        raise BundleError(
+            f"bundle {name!r}",
+            expected=f"one of {', '.join(names)}"
+            if names
+            else "a .safetensors file in models/steering, where none is",
+            found="no such file",
+            remedy=f"Put bundles into {' or '.join(map(str, bundle_folders()))}, or use the node Download Steering "
+            "Bundle; then press R to refresh the list.",
+        )
+    return Path(found)
+
+
+def bundle_folders() -> list[Path]:
+    """All folders in which bundles are looked for; downloads go to the first."""
+    return [Path(path) for path in _host_folders().get_folder_paths(KEY)]
+
+
+def file_fingerprint(path: Path | None) -> str:
+    """Changes when a file does; the same for every file that is not there."""
+    if path is None:
+        return "missing"
+    try:
+        status = path.stat()
+    except OSError:
+        return "missing"
+    return f"{path}:{status.st_mtime_ns}:{status.st_size}"
+
+
+def _host_folders() -> Any:
+    import folder_paths  # the host's own module; late, so that this one can be read without a host
+
+    return folder_paths

@@ -1,0 +1,32 @@
+"""How a long task shows itself on a node, and hears that the user wants to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def byte_progress() -> Callable[[int, int | None], None]:
+    """A callback (bytes there, bytes in all) that moves the running node's progress bar."""
+    import comfy.utils
+
+    bar: Any = comfy.utils.ProgressBar(1)
+
+    def show(there: int, total: int | None) -> None:
+        bar.update_absolute(there, total or there or 1)
+
+    return show
+
+
+def interrupted() -> bool:
+    """Whether the user has pressed Cancel."""
+    import comfy.model_management
+
+    return bool(comfy.model_management.processing_interrupted())
+
+
+def stop_if_interrupted() -> None:
+    """Ends the run in the host's own way if the user has pressed Cancel."""
+    import comfy.model_management
+
+    comfy.model_management.throw_exception_if_processing_interrupted()
