@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -50,7 +50,7 @@ def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: 
 
 
 @contextmanager
-def borrow_from_host(layer: nn.Linear, like: Tensor) -> Iterator[Tensor]:
+def borrow_from_host(layer: nn.Linear, like: Tensor) -> Generator[Tensor]:
     """Lends a layer's weight as the host hands it out: brought from wherever it is, and given back after use."""
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
     try:

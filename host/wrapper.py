@@ -7,7 +7,7 @@ stays, and ours goes around it, so the order of nodes does not matter and nothin
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,7 +135,7 @@ class Call:
 
 
 @contextmanager
-def running_eagerly(options: dict[str, Any]) -> Iterator[None]:
+def running_eagerly(options: dict[str, Any]) -> Generator[None]:
     """Lets a compiled model run its steered calls as plain Python: compiled code would not see the edits.
 
     Raises:

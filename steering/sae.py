@@ -7,7 +7,7 @@ that the rest of the pack sees  p = W a + b  and  D(z) = Σ_f z_f d_f + c  in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,7 @@ Borrow = Callable[[nn.Linear, Tensor], AbstractContextManager[Tensor]]
 
 
 @contextmanager
-def borrow_directly(layer: nn.Linear, like: Tensor) -> Iterator[Tensor]:
+def borrow_directly(layer: nn.Linear, like: Tensor) -> Generator[Tensor]:
     """Lends what the layer holds. A host that moves weights about brings its own way."""
     yield layer.weight.to(like)
 
@@ -73,7 +73,7 @@ class SelectedLatents(nn.Module):
         self.sae = sae
         self.source = source
         self.latents = tensors.indices if selected is None else tuple(selected)
-        self.whole = len(tensors.indices) == sae.latents
+        self.loaded = len(tensors.indices)
         self.borrow = borrow
         place = {latent: position for position, latent in enumerate(tensors.indices)}
         self.columns = slice(None) if self.latents == tensors.indices else [place[it] for it in self.latents]
@@ -119,13 +119,13 @@ class SelectedLatents(nn.Module):
             return torch.cat([kernels.decode(self._codes(part, rows), decoder, bias) for part in tokens]).view_as(x)
 
     @contextmanager
-    def directions(self, like: Tensor) -> Iterator[Tensor]:
+    def directions(self, like: Tensor) -> Generator[Tensor]:
         """Lends d_f, the decoder rows (S, d), on the device and in the dtype of `like`."""
         with self.borrow(self.decoder, like) as rows:
             yield rows[self.columns]
 
     @contextmanager
-    def adapted_directions(self, like: Tensor) -> Iterator[Tensor]:
+    def adapted_directions(self, like: Tensor) -> Generator[Tensor]:
         """Lends d^t_f, the adapted decoder's rows (S, d)."""
         with self.borrow(self.require_adapted(), like) as rows:
             yield rows[self.columns]
@@ -150,11 +150,11 @@ class SelectedLatents(nn.Module):
 
     def require_whole(self, purpose: str) -> None:
         """A SteeringError unless the whole dictionary is loaded."""
-        if not self.whole:
+        if self.loaded < self.sae.latents:
             raise SteeringError(
                 self.source,
                 expected=f"all {self.sae.latents} latents of the dictionary, which {purpose} needs",
-                found=f"{self.encoder.out_features} of them",
+                found=f"{self.loaded} of them",
                 remedy="Read the latents with `latents=None`.",
             )
 

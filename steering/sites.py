@@ -52,9 +52,11 @@ class Site:
         )
 
     @property
-    def depth(self) -> tuple[int, int, str]:
+    def depth(self) -> tuple[int, int, int]:
         """A key that sorts sites in the order of a forward pass."""
-        return BLOCKS.index(self.block), -1 if self.index is None else self.index, self.stream or ""
+        if self.index is None or self.stream is None:
+            return BLOCKS.index(self.block), -1, -1
+        return BLOCKS.index(self.block), self.index, STREAMS.index(self.stream)
 
     def __lt__(self, other: Site) -> bool:
         return self.depth < other.depth

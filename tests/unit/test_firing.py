@@ -1,0 +1,113 @@
+"""The log keeps what people ask about, merged over visits, and stays small."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from steerdit.steering import FiringLog, FiringRecord, Site
+
+IMAGE = Site.parse("double.1.image")
+TEXT = Site.parse("text")
+
+
+def record(
+    scores: list[list[list[float]]],
+    *,
+    site: Site = IMAGE,
+    sigma: float = 1.0,
+    images: tuple[int, ...] = (0,),
+    counts: tuple[int, ...] = (3, 0, 1),
+) -> FiringRecord:
+    """Categories weapons (latents 10, 11) and bloody (11, 12) with image thresholds 2 and 0, over scores (R, 6, 2)."""
+    values = torch.tensor(scores)
+    return FiringRecord(
+        site=site,
+        sigma=sigma,
+        images=images,
+        grid=(2, 3) if site == IMAGE else None,
+        categories=("weapons", "bloody"),
+        thresholds=torch.tensor([2.0, 0.0]),
+        scores=values,
+        open=values > 1,
+        latents=(10, 11, 12),
+        members=torch.tensor([[True, True, False], [False, True, True]]),
+        counts=torch.tensor([counts] * len(scores)),
+    )
+
+
+def flat(**at: float) -> list[list[list[float]]]:
+    """Scores (1, 6, 2) of weapons, zero but for some patches: flat(p4=6.0)."""
+    return [[[at.get(f"p{patch}", 0.0), 0.0] for patch in range(6)]]
+
+
+def test_severity_is_the_score_against_the_image_threshold() -> None:
+    log = FiringLog()
+    log.add(record(flat(p4=6.0, p1=2.0)))
+    assert log.severity(0, "weapons") == pytest.approx(0.75)
+    assert log.severity(0, "bloody") == 0
+    assert log.fired(0)
+    heat = log.heat(0, "weapons")
+    assert heat is not None
+    assert torch.allclose(heat, torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.75, 0.0]]))
+    assert not FiringLog().fired(0)
+
+
+def test_exactly_at_the_threshold_is_not_fired_and_zero_threshold_fires_at_once() -> None:
+    log = FiringLog()
+    log.add(record(flat(p0=2.0)))
+    assert not log.fired(0)
+    log.add(record([[[0.0, 1e-6]] + [[0.0, 0.0]] * 5]))
+    assert log.fired(0, "bloody")
+    assert log.severity(0, "bloody") == 1.0
+
+
+def test_visits_merge_to_the_highest_and_noise_levels_stay_apart() -> None:
+    log = FiringLog()
+    log.add(record(flat(p4=6.0), sigma=1.0))
+    log.add(record(flat(p2=3.0), sigma=1.0))
+    log.add(record(flat(p5=1.0), sigma=0.5))
+    lines = [line.split() for line in log.table(0, "weapons")]
+    assert [line[1:6] for line in lines[1:]] == [
+        ["1.000", "weapons", "0.75", "6", "1/6"],
+        ["0.500", "weapons", "0.33", "1", "0/6"],
+    ]
+    heat = log.heat(0)
+    assert heat is not None
+    assert torch.allclose(heat, torch.tensor([[0.0, 0.0, 0.6], [0.0, 0.75, 1 / 3]]))
+
+
+def test_the_table_names_patch_token_and_the_categorys_own_latents() -> None:
+    log = FiringLog()
+    log.add(record(flat(p4=6.0)))
+    log.add(record(flat(p4=6.0), site=TEXT))
+    text, image, left_out = log.table(0)[1:]
+    assert text.startswith("text")
+    assert "token 4" in text
+    assert "patch 1,1" in image
+    assert image.endswith("10×3")
+    assert left_out == "(2 lines where nothing fired are left out)"
+
+
+def test_pictures_are_apart_and_rows_of_one_picture_together() -> None:
+    log = FiringLog()
+    log.add(record([*flat(p0=6.0), *flat(p1=1.0), *flat(p2=4.0)], images=(0, 1, 0)))
+    assert (log.severity(0), log.severity(1), log.severity(2)) == (0.75, pytest.approx(1 / 3), 0.0)
+    heat = log.heat(0, "weapons")
+    assert heat is not None
+    assert (heat > 0).nonzero().tolist() == [[0, 0], [0, 2]]
+
+
+def test_a_hundred_visits_cost_no_more_than_one() -> None:
+    log = FiringLog()
+    for _ in range(100):
+        log.add(record(flat(p0=1.0)))
+    assert len(log.table(0)) == 3
+    assert sum(heat.numel() for heat in log._heat.values()) == 12
+
+
+def test_text_sites_have_no_heat_map() -> None:
+    log = FiringLog()
+    log.add(record(flat(p4=6.0), site=TEXT))
+    assert log.heat(0) is None
+    assert log.fired(0)

@@ -1,0 +1,63 @@
+"""A run knows which rows to steer, and refuses to end with a site that it never saw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from steerdit.host.run import LOGS_KEPT, Run, file_log, find_logs
+from steerdit.steering import FiringLog, Site, SteeringError
+
+A, B = Site.parse("double.0.image"), Site.parse("double.1.image")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [([0], [0]), ([1], []), ([1, 0], [1]), ([0, 1, 0], [0, 2]), ([], [])]
+)
+def test_rows_by_number(numbers: list[int], expected: list[int]) -> None:
+    assert Run().steered_chunks({"cond_or_uncond": numbers}) == expected
+
+
+def test_rows_by_conditioning_where_the_host_tells() -> None:
+    dual = {"cond_or_uncond": [2, 1, 0], "uuids": ["positive", "middle", "negative"]}
+    assert Run(negative={"negative"}).steered_chunks(dual) == [0, 1]
+    assert Run(negative=None).steered_chunks(dual) == [2]
+
+
+def test_a_call_without_the_hosts_numbers_is_steered() -> None:
+    assert Run().steered_chunks({}) == [0]
+
+
+def test_a_site_that_is_passed_by_is_refused_at_once() -> None:
+    run = Run()
+    run.called([A], [A], may_skip=False)
+    with pytest.raises(SteeringError, match=r"^double\.1\.image: .* never did"):
+        run.called([A, B], [A], may_skip=False)
+
+
+def test_a_call_that_may_be_skipped_gets_until_the_end_of_the_run() -> None:
+    run = Run()
+    run.called([A, B], [], may_skip=True)
+    with pytest.raises(SteeringError, match=r"double\.0\.image, double\.1\.image"):
+        run.finish()
+    run.called([A, B], [A, B], may_skip=True)
+    run.finish()
+
+
+def test_logs_are_found_by_picture_in_either_precision_and_the_oldest_are_forgotten() -> None:
+    draw = torch.Generator().manual_seed(0)
+    latent, log = torch.randn(3, 4, 2, 2, generator=draw), FiringLog()
+    file_log(latent, log)
+    assert find_logs(latent[[2, 0]]) == [(log, 2), (log, 0)]
+    assert find_logs(latent.half()) == [(log, 0), (log, 1), (log, 2)]
+    for _ in range(LOGS_KEPT - 2):
+        file_log(torch.randn(1, 4, 2, 2, generator=draw), FiringLog())
+    assert find_logs(latent[1:]) == [(log, 1), (log, 2)]
+    with pytest.raises(SteeringError, match="change the seed"):
+        find_logs(latent)
+
+
+def test_a_batch_larger_than_the_memory_is_kept_whole() -> None:
+    latent, log = torch.arange(2.0 * LOGS_KEPT).view(-1, 1, 1, 1), FiringLog()
+    file_log(latent, log)
+    assert len(find_logs(latent)) == 2 * LOGS_KEPT
