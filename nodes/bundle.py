@@ -74,7 +74,7 @@ class DownloadBundleNode(io.ComfyNode):
             display_name="Download Steering Bundle",
             category="SteerDiT",
             description="Fetches a steering bundle into models/steering and loads it. A broken download goes on "
-            "where it stopped, the file is checked before it gets its name, and nothing that is there is fetched again.",
+            "where it stopped, the file is checked before it gets its name, and what is there is not fetched again.",
             search_aliases=["steering", "hugging face", "huggingface", "fetch"],
             is_output_node=True,
             inputs=[
