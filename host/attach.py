@@ -54,8 +54,10 @@ def attach(model: Any, entries: Iterable[Entry], latents: Sequence[Any] = ()) ->
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     there = list(clone.get_additional_models_with_key(KEY))
-    new = {id(patcher.model): patcher for patcher in latents if not any(patcher.is_clone(old) for old in there)}
-    clone.set_additional_models(KEY, there + list(new.values()))
+    for patcher in latents:
+        if not any(patcher.is_clone(other) for other in there):
+            there.append(patcher)
+    clone.set_additional_models(KEY, there)
     return clone
 
 
@@ -75,8 +77,9 @@ def attach_bundle(
     Args:
         modify: makes the modifier of a site from its latents and its gate, for example
             `lambda latents, gate: Repel(latents, gate, strength=1.0)`.
-        sites, categories: of the bundle; None means all. A site without latents of these categories is left alone.
-        whole: load whole dictionaries, as the paper's Blend needs; TopK dictionaries are always loaded whole.
+        sites, categories: of the bundle; None means all. A site without latents of these categories is left
+            alone.
+        whole: load whole dictionaries, as the paper's Blend needs; TopK dictionaries always are.
 
     Raises:
         SteeringError: the bundle is not for this model.

@@ -44,7 +44,8 @@ class Recorder:
         return None
 
     def __call__(self, tokens: Tensor, step: Step) -> Tensor:
-        copy = tokens.detach().to(device="cpu", dtype=self.dtype, copy=True)  # the host goes on writing into its own
+        # A copy in any case: the host goes on writing into its own.
+        copy = tokens.detach().to(device="cpu", dtype=self.dtype, copy=True)
         for row, image in zip(copy, step.images, strict=True):
             (self.keep or self.records.append)(Recorded(step.site, step.sigma, step.seed, image, row))
         return tokens

@@ -1,9 +1,9 @@
 """One sampling run: which rows are steered, what was visited, what fired.
 
-The host calls the model many times a run, in batches that it composes itself. What has to survive between those calls
-lives in a `Run` that the OUTER_SAMPLE wrapper puts into the run's own copy of the options, and that ends with it. When a
-run has made its latent, its log is filed under the digest of each picture, so that a node that gets only the LATENT
-finds what fired.
+The host calls the model many times a run, in batches that it composes itself. What has to survive between
+those calls lives in a `Run` that the OUTER_SAMPLE wrapper puts into the run's own copy of the options, and
+that ends with it. When a run has made its latent, its log is filed under the digest of each picture, so that
+a node that gets only the LATENT finds what fired.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Run:
     def steered_chunks(self, options: Mapping[str, Any]) -> list[int]:
         """Which equal chunks of a call's rows hold a positive conditioning.
 
-        The host numbers conditionings per guider: 0 is the positive of the usual guider, but the negative of the dual
-        one. The ids tell them apart; without them the number decides.
+        The host numbers conditionings per guider: 0 is the positive of the usual guider, but the negative of
+        the dual one. The ids tell them apart; without them the number decides.
         """
         numbers: Sequence[int] = options.get("cond_or_uncond", [0])
         ids: Sequence[object] = options.get("uuids", ())
@@ -59,8 +59,8 @@ class Run:
         """Takes note of one steered call, and refuses a model that passes by its sites.
 
         Args:
-            may_skip: another node may have answered the call without running the model, as caching nodes do. Then the
-                missing sites get until the end of the run to be visited.
+            may_skip: another node may have answered the call without running the model, as caching nodes do.
+                Then the missing sites get until the end of the run to be visited.
         """
         self._wanted |= set(wanted)
         self._visited |= set(visited)
@@ -110,8 +110,8 @@ def find_logs(latent: Tensor) -> list[tuple[FiringLog, int]]:
             "LATENT",
             expected="the unchanged output of a sampler whose MODEL went through a SteerDiT node",
             found=f"a latent that is not among the last {LOGS_KEPT} steered pictures",
-            remedy="Connect the sampler's own LATENT. If it is connected, the log is no longer in memory: change the "
-            "seed or restart the queue to sample again.",
+            remedy="Connect the sampler's own LATENT (its `output`, where it has two). If it is connected, the log is "
+            "no longer in memory: change the seed to sample again.",
         )
     return [entry for entry in found if entry is not None]
 
@@ -139,4 +139,5 @@ def _negative_ids(guider: Any) -> frozenset[object] | None:
     conditionings: Mapping[str, Any] = getattr(guider, "conds", {})
     if not all("uuid" in one for of in conditionings.values() for one in of or ()):
         return None
-    return frozenset(one["uuid"] for name, of in conditionings.items() if "negative" in name for one in of or ())
+    negatives = [of for name, of in conditionings.items() if "negative" in name]
+    return frozenset(one["uuid"] for of in negatives for one in of or ())

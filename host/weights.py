@@ -21,7 +21,7 @@ _patchers: WeakValueDictionary[tuple[object, ...], Any] = WeakValueDictionary()
 
 
 def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: bool) -> Any:
-    """A ModelPatcher whose `.model` is the `SelectedLatents` of a bundle's site; one for all who ask for the same.
+    """A ModelPatcher around the `SelectedLatents` of a bundle's site, one for all who ask for the same.
 
     Args:
         selected: latents (S) of the dictionary.

@@ -1,7 +1,7 @@
 """The one way into the model: an APPLY_MODEL wrapper that runs the plan at each call.
 
-It binds late. Whatever other packs have put into the block slots or the attention override when the model is called
-stays, and ours goes around it, so the order of nodes does not matter and nothing is ever left behind.
+It binds late. Whatever other packs have put into the block slots or the attention override when the model is
+called stays, and ours goes around it, so the order of nodes does not matter and nothing is ever left behind.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,49 +44,58 @@ def steered_call(
     chunks = run.steered_chunks(options)
     if not plan.entries or not chunks:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-    call = Call(plan, run, family_of(model.diffusion_model), model.diffusion_model, sigma, x, c_crossattn)
-    call.choose_rows(chunks, len(options.get("cond_or_uncond", [0])))
-    context = call.conditioning()
+    if c_crossattn is None:
+        raise SteeringError(
+            "MODEL",
+            expected="a call with text conditioning",
+            found="none",
+            remedy="Connect a positive conditioning to the sampler.",
+        )
+    dit = model.diffusion_model
+    family = family_of(dit)
+    layout = family.layout(getattr(dit, "_orig_mod", dit), x, c_crossattn)
+    rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0])
+    call = Call(plan, run, family, layout, sigma, rows, images)
+    context = call.conditioning(c_crossattn)
     with running_eagerly(options):
         result = executor(x, t, c_concat, context, control, call.options_around(options), **kwargs)
-    run.called(plan.sites(), call.visited, may_skip=bool(options.get("wrappers", {}).get("diffusion_model")))
+    may_skip = bool(options.get("wrappers", {}).get("diffusion_model"))
+    run.called(plan.sites(), call.visited, may_skip)
     return result
 
 
+def rows_of(chunks: Sequence[int], count: int, rows: int) -> tuple[slice | list[int], tuple[int, ...]]:
+    """The rows of these chunks, and the picture that each belongs to.
+
+    Args:
+        count: how many chunks the call's rows consist of; each holds the whole batch of pictures.
+    """
+    batch = rows // count
+    images = tuple(range(batch)) * len(chunks)
+    if len(chunks) == count:
+        return slice(None), images
+    return [chunk * batch + image for chunk in chunks for image in range(batch)], images
+
+
+@dataclass
 class Call:
-    """One steered call of the model: its rows, its token layout, the sites that it has passed."""
+    """One steered call of the model."""
 
-    def __init__(
-        self, plan: Plan, run: Run, family: Family, dit: Any, sigma: float, x: Tensor, context: Tensor | None
-    ) -> None:
-        if context is None:
-            raise SteeringError(
-                "MODEL",
-                expected="a call with text conditioning",
-                found="none",
-                remedy="Connect a positive conditioning to the sampler.",
-            )
-        self.plan, self.run, self.family, self.sigma, self.context = plan, run, family, sigma, context
-        self.layout: Layout = family.layout(getattr(dit, "_orig_mod", dit), x, context)
-        self.count = x.shape[0]
-        self.visited: set[Site] = set()
-        self.rows: slice | list[int] = slice(None)
-        self.images: tuple[int, ...] = ()
+    plan: Plan
+    run: Run
+    family: Family
+    layout: Layout
+    sigma: float
+    rows: slice | list[int]
+    """The rows that are steered."""
+    images: tuple[int, ...]
+    """The picture of each of them."""
+    visited: set[Site] = field(default_factory=set[Site])
 
-    def choose_rows(self, chunks: Sequence[int], of: int) -> None:
-        """Steers these chunks of the `of` chunks that the rows consist of, each a whole batch of pictures."""
-        batch = self.count // of
-        self.images = tuple(range(batch)) * len(chunks)
-        if len(chunks) < of:
-            self.rows = [chunk * batch + image for chunk in chunks for image in range(batch)]
-
-    def conditioning(self) -> Tensor:
-        """The conditioning after the modifiers of the site `text`."""
+    def conditioning(self, context: Tensor) -> Tensor:
+        """The conditioning (R, T, d) after the modifiers of the site `text`."""
         site = Site("text")
-        if not self.plan.at(site):
-            return self.context
-        return self.steered(site, self.context, self.family.text(self.context))
+        return self.steered(site, context, self.family.text(context)) if self.plan.at(site) else context
 
     def options_around(self, options: dict[str, Any]) -> dict[str, Any]:
         """A copy of the options in which each block with active sites is followed by our edits."""
@@ -112,7 +122,7 @@ class Call:
         return block
 
     def steered(self, site: Site, tokens: Tensor, span: slice) -> Tensor:
-        """Tokens (R, L, d) with the site's span of the steered rows changed: a copy, or the same object if unchanged."""
+        """Tokens (R, L, d) with the span of the steered rows changed: a copy, or the same object if unchanged."""
         self.visited.add(site)
         before = after = tokens[:, span][self.rows]
         if before.numel() == 0:  # a reference site without references

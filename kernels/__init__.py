@@ -1,4 +1,4 @@
-"""Fast paths under the steering mathematics. Callers name what they want computed; this module decides what computes it."""
+"""What steering computes per token. Callers name what they want; this module decides what computes it."""
 
 from __future__ import annotations
 

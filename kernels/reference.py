@@ -1,7 +1,7 @@
 """Sparse codes of selected latents, and edits along their decoder rows: the reference, in plain torch.
 
-Shapes: `x` is (..., d) activations, `rows` are (S, d) encoder or decoder rows, `z` is (..., S) codes. Every function
-computes in x's dtype and writes into nothing that it was given.
+Shapes: `x` is (..., d) activations, `rows` are (S, d) encoder or decoder rows, `z` is (..., S) codes. Every
+function computes in x's dtype and writes into nothing that it was given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch.nn import functional
 def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
     """z_f = p_f · [p_f > θ_f], with p_f = ⟨w_f, x⟩ + b_f: ReLU (θ = 0), JumpReLU, thresholded BatchTopK.
 
-    Exact with any subset of a dictionary's rows, because each latent decides by itself. A NaN in x stays a NaN in z.
+    Exact with any subset of a dictionary's rows, because each latent decides by itself. A NaN in x stays a
+    NaN in z.
 
     Args:
         bias, threshold: (S,).

@@ -26,18 +26,24 @@ class ReportNode(io.ComfyNode):
             node_id="SteerDiT_Report",
             display_name="Steering Report",
             category="SteerDiT",
-            description="Says which unsafe latents fired while the picture was made, where and when. Take the LATENT from "
-            "the sampler itself.",
+            description="Says which unsafe latents fired while the picture was made, where and when. Take the LATENT "
+            "from the sampler itself.",
             search_aliases=["heat map", "safety checker", "what fired"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampler's LATENT, as it came out."),
-                io.Image.Input("image", optional=True, tooltip="The decoded picture, to lay the heat map over."),
-                io.String.Input("category", default="all", tooltip="One risk category of the bundle, or all."),
+                io.Image.Input(
+                    "image", optional=True, tooltip="The decoded picture, to lay the heat map over."
+                ),
+                io.String.Input(
+                    "category", default="all", tooltip="One risk category of the bundle, or all."
+                ),
             ],
             outputs=[
                 io.String.Output("table", tooltip="What fired: site, noise level, category, patch, latents."),
                 io.Image.Output("overlay", tooltip="The picture in grey under the heat map."),
-                io.Mask.Output("heat", tooltip="Severity of each patch: 0 nothing, above 0.5 over the threshold."),
+                io.Mask.Output(
+                    "heat", tooltip="Severity of each patch: 0 nothing, above 0.5 over the threshold."
+                ),
                 io.Boolean.Output("fired", tooltip="Whether any score passed the bundle's image threshold."),
                 io.Float.Output("score", tooltip="The highest severity, 0 to 1; above 0.5 means fired."),
             ],
@@ -54,11 +60,14 @@ class ReportNode(io.ComfyNode):
             if name is not None and name not in log.categories():
                 raise SteeringError(
                     f"category {name!r}",
-                    expected="all, or one of " + (", ".join(log.categories()) or "none: no steering was active"),
+                    expected="all, or one of "
+                    + (", ".join(log.categories()) or "none: no steering was active"),
                     found=repr(name),
                     remedy="Choose a category that the steering nodes act on.",
                 )
-        table = "\n\n".join(_described(log, at, name, number) for number, (log, at) in enumerate(logs, start=1))
+        table = "\n\n".join(
+            _described(log, at, name, number) for number, (log, at) in enumerate(logs, start=1)
+        )
         heat = torch.stack([_heat(log, at, name) for log, at in logs])  # (B, h, w)
         overlay, heat = paint(image, heat)
         score = max(log.severity(at, name) for log, at in logs)
@@ -77,7 +86,9 @@ def _described(log: FiringLog, at: int, category: str | None, number: int) -> st
     if log.is_empty:
         return f"picture {number}: nothing was watched, because no steering was active at any step"
     verdict = "an unsafe latent fired" if log.fired(at, category) else "nothing fired above its threshold"
-    return "\n".join([f"picture {number}: {verdict} (severity {log.severity(at, category):.2f})", *log.table(at, category)])
+    return "\n".join(
+        [f"picture {number}: {verdict} (severity {log.severity(at, category):.2f})", *log.table(at, category)]
+    )
 
 
 def _heat(log: FiringLog, at: int, category: str | None) -> Tensor:
@@ -86,7 +97,10 @@ def _heat(log: FiringLog, at: int, category: str | None) -> Tensor:
 
 
 def paint(image: Tensor | None, heat: Tensor) -> tuple[Tensor, Tensor]:
-    """Lays severities (B, h, w) over a grey copy of pictures (B, H, W, 3), yellow to red: pictures and heat (B, H, W).
+    """Lays severities (B, h, w), yellow to red, over grey copies of pictures (B, H, W, 3).
+
+    Returns:
+        the painted pictures and the severities at their size, (B, H, W).
 
     Raises:
         SteeringError: there are more or fewer pictures than heat maps.

@@ -20,8 +20,12 @@ from .schema import BUNDLE, schema
 def _inputs(strength: str, largest: float) -> list[Any]:
     """The inputs of a steering node. Their names and order are an interface: append only."""
     return [
-        io.Model.Input("model", tooltip="The diffusion model to steer. It is not changed; the output is a copy."),
-        BUNDLE.Input("bundle", tooltip="From Load Steering Bundle: what to look for, and where, in this model."),
+        io.Model.Input(
+            "model", tooltip="The diffusion model to steer. It is not changed; the output is a copy."
+        ),
+        BUNDLE.Input(
+            "bundle", tooltip="From Load Steering Bundle: what to look for, and where, in this model."
+        ),
         io.Float.Input("strength", default=1.0, min=0.0, max=largest, step=0.05, tooltip=strength),
         io.String.Input(
             "categories",
@@ -74,9 +78,7 @@ def _inputs(strength: str, largest: float) -> list[Any]:
     ]
 
 
-def _steer(
-    make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper_form: bool
-) -> io.NodeOutput:
+def _steer(make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper_form: bool) -> io.NodeOutput:
     bundle: Bundle = inputs["bundle"]
     form = Form(inputs["form"])
 
@@ -109,8 +111,15 @@ class RepelNode(io.ComfyNode):
             description="Takes unsafe content out while the picture is made: where the bundle's unsafe latents fire, "
             "what they say is subtracted. Strength 0 only watches, for Steering Report.",
             search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
-            inputs=_inputs("How much of the unsafe part to take away: 1 removes it, more pushes beyond, 0 only watches.", 10.0),
-            outputs=[io.Model.Output(tooltip="The steered model: connect it to the sampler or to another steering node.")],
+            inputs=_inputs(
+                "How much of the unsafe part to take away: 1 removes it, more pushes beyond, 0 only watches.",
+                10.0,
+            ),
+            outputs=[
+                io.Model.Output(
+                    tooltip="The steered model: connect it to the sampler or to another steering node."
+                )
+            ],
         )
 
     @classmethod
@@ -127,11 +136,16 @@ class BlendNode(io.ComfyNode):
             node_id="SteerDiT_Blend",
             display_name="Blend",
             category="SteerDiT",
-            description="Rewrites unsafe content while the picture is made: where the bundle's unsafe latents fire, what "
-            "they say is replaced by the words of a decoder adapted to safe pictures. Needs a bundle with such a decoder.",
+            description="Rewrites unsafe content while the picture is made: where the bundle's unsafe latents fire, "
+            "what they say is replaced by the words of a decoder adapted to safe pictures. Needs a bundle with such "
+            "a decoder.",
             search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
             inputs=_inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 10.0),
-            outputs=[io.Model.Output(tooltip="The steered model: connect it to the sampler or to another steering node.")],
+            outputs=[
+                io.Model.Output(
+                    tooltip="The steered model: connect it to the sampler or to another steering node."
+                )
+            ],
         )
 
     @classmethod

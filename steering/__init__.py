@@ -1,4 +1,4 @@
-"""The arithmetic of steering: where (sites), when (schedules), whether (gates) and how (modifiers) tokens are changed.
+"""The arithmetic of steering: where (sites), when (schedules), whether (gates) and how (modifiers).
 
 Everything here is pure torch and knows nothing of a host. Files are read by `steering.formats`.
 """

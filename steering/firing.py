@@ -1,10 +1,11 @@
 """What fired: one record per visit of a site, and the log of a sampling run that keeps what people ask about.
 
-The log is bounded. It keeps, per picture, site, noise level and category, one line; per picture and site, the highest
-severity of each token. It never keeps codes.
+The log is bounded. It keeps, per picture, site, noise level and category, one line; per picture and site, the
+highest severity of each token. It never keeps codes.
 
-Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image gate's
-threshold: 0 where nothing fires, above 0.5 exactly where the score is above the threshold, never more than 1.
+Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image
+gate's threshold: 0 where nothing fires, above 0.5 exactly where the score is above the threshold, never more
+than 1.
 """
 
 from __future__ import annotations
@@ -118,9 +119,11 @@ class FiringLog:
         return torch.stack(maps).amax(0) if maps else None
 
     def table(self, image: int, category: str | None = None) -> list[str]:
-        """Lines of text: where, when and how strongly each category showed, and which latents. The header comes first;
-        visits at which nothing fired are only counted."""
-        rows = [("site", "sigma", "category", "severity", "score", "open tokens", "highest at", "latents × tokens")]
+        """Lines of text, the header first: where, when and how strongly each category showed, and which latents.
+
+        Visits at which nothing fired are only counted.
+        """
+        rows = [("site", "sigma", "category", "severity", "score", "open", "highest at", "latents × tokens")]
         silent = 0
         for site, sigma, name, line in self._of(image, category):
             if line.score == 0:

@@ -5,7 +5,7 @@
     token    c is open at a token    where s_c > τ_token
     image    c is open in a picture  where max over its tokens of s_c > τ_image
 
-A latent acts where it fires and any chosen category that holds it is open. Where nothing acts, nothing changes.
+A latent acts where it fires and any chosen category that holds it is open.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """What is done to the tokens of a site: pure functions `(tokens, step) -> tokens`.
 
-With a a token's activation, z = E(a) its code, H the latents whose gate is open (see gates.py), d_f a decoder row:
+With a one token's activation, z = E(a) its code, H the latents that act (gates.py), d_f a row of the decoder:
 
-    Repel           a' = a − γ Σ_{f∈H} z_f d_f                 paper   a' = a − γ (D(M_H ⊙ z) − a)       on gated tokens
-    Blend           a' = a + β Σ_{f∈H} z_f (d^t_f − d^s_f)      paper   a' = (1 − β) a + β D_t(E_s(a))   on gated tokens
+    Repel   default   a' = a − γ Σ_{f∈H} z_f d_f
+            paper     a' = a − γ (D(M_H ⊙ z) − a)         where a gate is open
+    Blend   default   a' = a + β Σ_{f∈H} z_f (d^t_f − d^s_f)
+            paper     a' = (1 − β) a + β D_t(E_s(a))      where a gate is open
 
-d^t and D_t belong to the decoder adapted to the target domain. The paper's literal forms move benign directions as well;
-the forms on the left leave what no open latent says untouched, add no reconstruction error, and can keep each token's
-norm. Strength 0 and closed gates give back the very tensor that came in.
+d^t and D_t belong to the decoder adapted to the target domain. The paper's forms are arXiv 2605.30049's, word for
+word, and move benign directions as well. The default forms leave untouched what no acting latent says, add no
+reconstruction error, and can keep each token's norm. Strength 0 and closed gates give back the very tensor that
+came in.
 """
 
 from __future__ import annotations
@@ -80,16 +83,18 @@ class Gated:
         """The changed tokens (R, L, d), in their dtype; the same object where nothing acts.
 
         Raises:
-            SteeringError: a score is not finite.
+            SteeringError: an activation or a score is not finite.
         """
         x = tokens if tokens.dtype == torch.float64 else tokens.float()
         z = self.latents.encode(x)  # (R, L, S)
         reading = self.gate.read(z)
-        finite, is_open = torch.stack([reading.scores.isfinite().all(), reading.open.any()]).tolist()  # one wait, not two
-        if not finite:
+        finite = x.isfinite().all() & reading.scores.isfinite().all()
+        # One wait for the device, not two.
+        is_finite, is_open = torch.stack([finite, reading.open.any()]).tolist()
+        if not is_finite:
             raise SteeringError(
                 f"{step.site} at sigma {step.sigma:.4g}",
-                expected="finite scores",
+                expected="finite activations and scores",
                 found="NaN or infinite numbers in the model's activation",
                 remedy="The model itself overflows here. Run it in bfloat16 or float32, or choose another checkpoint.",
             )

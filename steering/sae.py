@@ -1,8 +1,9 @@
 """The latents of a sparse autoencoder that steering needs, ready to encode and to decode.
 
-A dictionary is stored as  p = W_enc (s·a − b_dec) + b_enc,  z = activation(p),  D(z) = (z W_dec + b_dec) / s,  where s is
-the scale that the autoencoder was trained on. Here s and b_dec are folded into the rows once, in double precision, so
-that the rest of the pack sees  p = W a + b  and  D(z) = Σ_f z_f d_f + c  in the activation's own units.
+A dictionary is stored as  p = W_enc (s·a − b_dec) + b_enc,  z = activation(p),  D(z) = (z W_dec + b_dec) / s,
+where s is the scale that the autoencoder was trained on. Here s and b_dec are folded into the rows once, in
+double precision, so that the rest of the pack sees  p = W a + b  and  D(z) = Σ_f z_f d_f + c  in the
+activation's own units.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def borrow_directly(layer: nn.Linear, like: Tensor) -> Generator[Tensor]:
 class SelectedLatents(nn.Module):
     """S selected latents of one dictionary.
 
-    The linear layers are never called: they hold rows, because a linear layer is what a host knows how to keep in slow
-    memory and to bring back. Biases and thresholds are small and are moved at use.
+    The linear layers are never called: they hold rows, because a linear layer is what a host knows how to
+    keep in slow memory and to bring back. Biases and thresholds are small and are moved at use.
     """
 
     latents: tuple[int, ...]
@@ -60,7 +61,7 @@ class SelectedLatents(nn.Module):
         """
         Args:
             sae: the dictionary's description.
-            tensors: at least the selected latents; all N where the activation is topk or a reconstruction is wanted.
+            tensors: at least the selected latents; all N for a TopK activation or a reconstruction.
             selected: numbers (S) in the dictionary; None means all that `tensors` hold.
             source: what messages call them, such as the file and site.
             operations: where the layer type `Linear` comes from.
@@ -86,7 +87,9 @@ class SelectedLatents(nn.Module):
         self.decoder = _holder(operations, tensors.decoder.double() / scale)
         adapted = tensors.decoder_adapted
         self.adapted = None if adapted is None else _holder(operations, adapted.double() / scale)
-        threshold = torch.zeros(len(tensors.indices)) if tensors.threshold is None else tensors.threshold.clone()
+        threshold = (
+            torch.zeros(len(tensors.indices)) if tensors.threshold is None else tensors.threshold.clone()
+        )
         self.register_buffer("encoder_bias", (tensors.encoder_bias.double() - encoder @ shift).float())
         self.register_buffer("threshold", threshold)
         self.register_buffer("decoder_bias", (shift / scale).float())
@@ -116,7 +119,9 @@ class SelectedLatents(nn.Module):
         self.require_whole("a reconstruction")
         with self.borrow(self.encoder, x) as rows, self.borrow(self.require_adapted(), x) as decoder:
             bias, tokens = self.decoder_bias.to(x), x.flatten(0, -2).split(TOKENS_AT_ONCE)  # of (T, d)
-            return torch.cat([kernels.decode(self._codes(part, rows), decoder, bias) for part in tokens]).view_as(x)
+            return torch.cat(
+                [kernels.decode(self._codes(part, rows), decoder, bias) for part in tokens]
+            ).view_as(x)
 
     @contextmanager
     def directions(self, like: Tensor) -> Generator[Tensor]:

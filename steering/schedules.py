@@ -10,7 +10,8 @@ from .errors import SteeringError
 
 @dataclass(frozen=True)
 class Schedule:
-    """The part of a sampling run, as fractions of the model's noise schedule: 0 is pure noise, 1 the finished picture.
+    """The part of a sampling run, as fractions of the model's noise schedule: 0 is pure noise, 1 the finished
+    picture.
 
     Raises:
         SteeringError: not 0 <= start <= end <= 1.
@@ -31,8 +32,9 @@ class Schedule:
     def active(self, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
         """Whether a model call at noise level `sigma` lies in the range: sigma(start) >= sigma > sigma(end).
 
-        Steps are found by their noise level and never counted, because samplers call the model more than once a step.
-        The ends of the schedule are open-ended: start 0 takes the first call and end 1 the last, whatever the rounding.
+        Steps are found by their noise level and never counted, because samplers call the model more than once
+        a step. The ends of the schedule are open-ended: start 0 takes the first call and end 1 the last,
+        whatever the rounding.
 
         Args:
             percent_to_sigma: the model's own map from fraction to noise level, decreasing.

@@ -18,8 +18,8 @@ def select(
 ) -> tuple[T, ...]:
     """Those of `available` that a list of terms names, in their order.
 
-    Terms are separated by commas and read from left to right; a leading `-` takes away, and a list that begins with one
-    starts from all. Nothing, `all` and `default` mean all, `none` means none.
+    Terms are separated by commas and read from left to right; a leading `-` takes away, and a list that
+    begins with one starts from all. Nothing, `all` and `default` mean all, `none` means none.
 
     Args:
         matches: whether a pattern names an item.

@@ -1,7 +1,8 @@
 """Places in a diffusion transformer whose activation can be read or changed, and how people name them.
 
-A site is written `double.18.image`: block kind, block index, stream. The conditioning that enters the model is the one
-site without an index, `text`. A selection of sites is written as a list of patterns, `double.*.image, single.30-37.*, -text`.
+A site is written `double.18.image`: block kind, block index, stream. The conditioning that enters the model
+is the one site without an index, `text`. A selection of sites is written as a list of patterns,
+`double.*.image, single.30-37.*, -text`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Families: how one architecture names its blocks, orders its tokens and is reached.
 
-A family is found by the exact class of the diffusion model, because a subclass or a foreign stand-in may order its tokens
-otherwise or ignore the host's hooks, and would then run unguarded.
+A family is found by the exact class of the diffusion model, because a subclass or a foreign stand-in may
+order its tokens otherwise or ignore the host's hooks, and would then run unguarded.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def family_of(dit: Any) -> Family:
             "MODEL",
             expected="one of the model classes " + ", ".join(FAMILIES),
             found=name,
-            remedy="SteerDiT does not support this model, or a loader replaced the host's own class. Load the model with "
-            "the host's Load Diffusion Model or Load Checkpoint node.",
+            remedy="SteerDiT does not support this model, or a loader replaced the host's own class. Load the "
+            "model with the host's Load Diffusion Model or Load Checkpoint node.",
         )
     return import_module(f".{FAMILIES[name]}", __name__).FAMILY
 

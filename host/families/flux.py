@@ -37,8 +37,8 @@ class Flux:
         return dit.hidden_size
 
     def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
-        height, width = x.shape[-2:]
-        return Layout(text=context.shape[1], grid=(ceil(height / dit.patch_size), ceil(width / dit.patch_size)))
+        height, width = (ceil(size / dit.patch_size) for size in x.shape[-2:])
+        return Layout(text=context.shape[1], grid=(height, width))
 
     def text(self, context: Tensor) -> slice:
         return slice(0, context.shape[1])
@@ -56,7 +56,8 @@ class Flux:
         # Newer hosts say where the text of a joint sequence ends; another pack may have added tokens to it.
         text = options.get("img_slice", (layout.text,))[0] if joint else 0
         image = text + layout.image
-        start, stop = {"text": (0, text), "image": (text, image), "reference": (image, available)}[site.stream or ""]
+        spans = {"text": (0, text), "image": (text, image), "reference": (image, available)}
+        start, stop = spans[site.stream or ""]
         require_tokens(site, start, stop, available)
         return Span(output, start, stop)
 

@@ -27,13 +27,15 @@ class SD3:
             raise no_such_site(self.name, site, f"text, or joint.0 to joint.{last} with stream text or image")
         if site.index == last and site.stream == "text":
             raise no_such_site(
-                self.name, site, f"the text stream of joint.0 to joint.{last - 1}: the last block has no text output"
+                self.name,
+                site,
+                f"the text stream of joint.0 to joint.{last - 1}: the last block has no text output",
             )
         return dit.hidden_size
 
     def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
-        height, width = x.shape[-2:]
-        return Layout(text=context.shape[1], grid=(ceil(height / dit.patch_size), ceil(width / dit.patch_size)))
+        height, width = (ceil(size / dit.patch_size) for size in x.shape[-2:])
+        return Layout(text=context.shape[1], grid=(height, width))
 
     def text(self, context: Tensor) -> slice:
         if context.shape[1] <= CLIP_TOKENS:

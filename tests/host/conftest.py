@@ -16,7 +16,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
-import comfy.model_management  # noqa: E402,F401  (reads the arguments)
+import comfy.model_management  # noqa: E402  (reads the arguments)
 import torch  # noqa: E402
 
 torch.set_num_threads(1)

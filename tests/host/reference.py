@@ -1,7 +1,8 @@
 """An independent account of what a steered run should give: float64, one prompt at a time, naive loops.
 
-Nothing here uses SteerDiT's mathematics or the host's samplers. The diffusion model is a float64 copy of the host's; plain
-torch forward hooks change what its blocks return; Euler, Heun and classifier-free guidance are written out.
+Nothing here uses SteerDiT's mathematics or the host's samplers. The diffusion model is a float64 copy of the
+host's; plain torch forward hooks change what its blocks return; Euler, Heun and classifier-free guidance are
+written out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ class Edit:
     def stored(self, site: str) -> dict[str, Tensor]:
         """The file's tensors of a site, by the last part of their names."""
         tensors = load_file(self.bundle.path).items()
-        return {name.rpartition(".")[2]: tensor.double() for name, tensor in tensors if name.startswith(site + ".")}
+        return {
+            name.rpartition(".")[2]: tensor.double()
+            for name, tensor in tensors
+            if name.startswith(site + ".")
+        }
 
     def codes(self, site: str, a: Tensor) -> list[Tensor]:
         """All codes (N) of each token."""
@@ -81,7 +86,9 @@ class Edit:
                     is_open = max(score(name, other) for other in codes) > gate.image
                 if is_open:
                     open_names.append(name)
-            acting = sorted({f for name in open_names for f in sae.categories[name].latents if float(code[f]) > 0})
+            acting = sorted(
+                {f for name in open_names for f in sae.categories[name].latents if float(code[f]) > 0}
+            )
             result.append(self._token(token, code, acting, bool(open_names), part, sae.input_scale))
         return torch.stack(result)
 
@@ -105,7 +112,10 @@ class Edit:
             if self.method == "repel":
                 changed = changed - self.strength * code[f] * part["decoder"][f] / scale
             else:
-                changed = changed + self.strength * code[f] * (part["decoder_adapted"][f] - part["decoder"][f]) / scale
+                changed = (
+                    changed
+                    + self.strength * code[f] * (part["decoder_adapted"][f] - part["decoder"][f]) / scale
+                )
         if self.keep_norm and acting:
             changed = changed / changed.square().sum().sqrt() * a.square().sum().sqrt()
         return changed
@@ -177,9 +187,15 @@ class Reference:
         self.text = text.shape[1]
         kwargs: dict[str, Any] = {}
         if "reference_latents" in extra:
-            kwargs["ref_latents"] = [self.format.process_in(one).double() for one in extra["reference_latents"]]
+            kwargs["ref_latents"] = [
+                self.format.process_in(one).double() for one in extra["reference_latents"]
+            ]
         with ExitStack() as hooks:
-            for block, name in (("double", "double_blocks"), ("single", "single_blocks"), ("joint", "joint_blocks")):
+            for block, name in (
+                ("double", "double_blocks"),
+                ("single", "single_blocks"),
+                ("joint", "joint_blocks"),
+            ):
                 for index, module in enumerate(getattr(self.dit, name, [])):
                     handle = module.register_forward_hook(self._hook(block, index), with_kwargs=True)
                     hooks.callback(handle.remove)
@@ -190,7 +206,15 @@ class Reference:
             return self.dit(x, t, context=text, y=y, transformer_options=dict(self.options), **kwargs)
 
     def sample(
-        self, start: Tensor, positive: Any, negative: Any, model: Any, *, cfg: float, sampler: str, steps: int = 3
+        self,
+        start: Tensor,
+        positive: Any,
+        negative: Any,
+        model: Any,
+        *,
+        cfg: float,
+        sampler: str,
+        steps: int = 3,
     ) -> Tensor:
         """The latent (B, 16, H, W) that sampling should give."""
         levels = list(sigmas(model, steps))

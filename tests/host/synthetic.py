@@ -62,4 +62,6 @@ def bundle(
         made=Made("tests"),
         sites=header_sites,
     )
-    return write_bundle(folder / f"{family}-{activation}-{seed}-{len(header_sites)}.safetensors", header, tensors)
+    return write_bundle(
+        folder / f"{family}-{activation}-{seed}-{len(header_sites)}.safetensors", header, tensors
+    )

@@ -66,7 +66,9 @@ def check(
     ids=["cfg1", "cfg3", "unequal prompts", "batch 2", "batch 2, unequal prompts", "heun"],
 )
 @pytest.mark.parametrize("method", ["repel", "blend"])
-def test_however_the_host_calls_the_model(family: str, method: str, run: dict[str, Any], tmp_path: Path) -> None:
+def test_however_the_host_calls_the_model(
+    family: str, method: str, run: dict[str, Any], tmp_path: Path
+) -> None:
     check(family, tiny(family, tmp_path), Edit(bundle(tmp_path, family), method), **run)
 
 
@@ -113,7 +115,10 @@ def test_a_schedule_is_a_range_of_noise_levels(family: str, start: float, end: f
     model = tiny(family, tmp_path)
     edit = Edit(bundle(tmp_path, family))
     sampling = model.get_model_object("model_sampling")
-    gap = (sampling.percent_to_sigma(start) if start else 2.0, sampling.percent_to_sigma(end) if end < 1 else -1.0)
+    gap = (
+        sampling.percent_to_sigma(start) if start else 2.0,
+        sampling.percent_to_sigma(end) if end < 1 else -1.0,
+    )
     levels = sigmas(model, 3)[:3]
     assert 0 < sum(gap[0] >= sigma > gap[1] for sigma in levels) < 3
     steered = through_node(model, edit, start_percent=start, end_percent=end)
@@ -133,7 +138,9 @@ def test_reference_tokens_are_a_stream_of_their_own(stream: str, tmp_path: Path)
     sites = (f"double.1.{stream}", f"single.0.{stream}")
     edit = Edit(bundle(tmp_path, "flux", sites), gate="always")
     found = sample(through_node(model, edit), positive, negative, cfg=3.0)
-    expected = Reference("flux", model, [edit]).sample(noise(), positive, negative, model, cfg=3.0, sampler="euler")
+    expected = Reference("flux", model, [edit]).sample(
+        noise(), positive, negative, model, cfg=3.0, sampler="euler"
+    )
     assert relative(found, expected) < 1e-5
     assert relative(sample(model, positive, negative, cfg=3.0), expected) > 1e-3
 
@@ -152,5 +159,7 @@ def test_odd_latent_sizes_are_padded_as_the_host_pads_them(family: str, tmp_path
     edit = Edit(bundle(tmp_path, family))
     run = {"cfg": 1.0, "sampler": "euler"}
     found = sample(through_node(model, edit), prompt(family, 1), prompt(family, 2), start=start, **run)
-    expected = Reference(family, model, [edit]).sample(start, prompt(family, 1), prompt(family, 2), model, **run)
+    expected = Reference(family, model, [edit]).sample(
+        start, prompt(family, 1), prompt(family, 2), model, **run
+    )
     assert relative(found, expected) < 1e-5

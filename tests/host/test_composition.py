@@ -59,7 +59,9 @@ def test_another_packs_patches_act_too(family: str, ours_first: bool, tmp_path: 
     foreign = (BLOCK[family][2], 1.1)
 
     def account(edits: list[Edit], **others: Any) -> Tensor:
-        return Reference(family, model, edits, **others).sample(noise(), *prompts, model, cfg=3.0, sampler="euler")
+        return Reference(family, model, edits, **others).sample(
+            noise(), *prompts, model, cfg=3.0, sampler="euler"
+        )
 
     expected = account([edit], foreign=foreign, options=options)
     assert relative(sample(steered, *prompts, cfg=3.0), expected) < 1e-5
@@ -74,7 +76,11 @@ def test_another_packs_patches_act_too(family: str, ours_first: bool, tmp_path: 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_lora_on_the_model_is_kept(family: str, tmp_path: Path) -> None:
     key = {"flux": "double_blocks.1.img_mlp.2.weight", "sd3": "joint_blocks.1.x_block.mlp.fc2.weight"}[family]
-    model, merged, prompts = tiny(family, tmp_path), tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))
+    model, merged, prompts = (
+        tiny(family, tmp_path),
+        tiny(family, tmp_path),
+        (prompt(family, 1), prompt(family, 2)),
+    )
     weight = merged.model.diffusion_model.get_parameter(key)
     change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) / 30
     weight += change
@@ -114,7 +120,12 @@ def test_the_dual_guiders_negative_is_not_steered(tmp_path: Path) -> None:
     guider = Guider_DualCFG(model)
     guider.set_conds(positive, middle, negative)
     guider.set_cfg(3.0, 2.0)
-    guider.sample(noise(), torch.zeros_like(noise()), comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]))
+    guider.sample(
+        noise(),
+        torch.zeros_like(noise()),
+        comfy.samplers.sampler_object("euler"),
+        torch.tensor([1.0, 0.5, 0.0]),
+    )
     seen = [record.tokens for record in recorder.records]
     assert {len(seen)} == {4}
     assert all(torch.equal(one, positive[0][0][0]) or torch.equal(one, middle[0][0][0]) for one in seen)
@@ -155,12 +166,12 @@ def test_a_caching_node_may_skip_steps_but_not_all_of_a_site(tmp_path: Path) -> 
 def test_a_forward_pass_that_ignores_the_hooks_is_refused(tmp_path: Path) -> None:
     model = tiny("flux", tmp_path)
     dit = model.model.diffusion_model
-    original = dit.forward_orig
+    original = dit.forward
 
     def deaf(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **{**kwargs, "transformer_options": {}})
 
-    dit.forward_orig = deaf
+    dit.forward = deaf
     calls: list[int] = []
     with pytest.raises(SteeringError, match=r"double\.0\.text.*never did"):
         sample(
@@ -198,7 +209,9 @@ def test_rows_are_loaded_and_shared_by_the_host(tmp_path: Path) -> None:
     loaded: list[str] = []
 
     def look(*_: Any) -> None:
-        loaded.extend(type(entry.model.model).__name__ for entry in comfy.model_management.current_loaded_models)
+        loaded.extend(
+            type(entry.model.model).__name__ for entry in comfy.model_management.current_loaded_models
+        )
 
     sample(steered, prompt("flux", 1), prompt("flux", 2), steps=1, callback=look)
     assert SelectedLatents.__name__ in loaded
@@ -215,12 +228,16 @@ def test_a_recorder_sees_what_a_forward_hook_sees(family: str, tmp_path: Path) -
 
     seen: list[Tensor] = []
     block = getattr(model.model.diffusion_model, "double_blocks" if family == "flux" else "joint_blocks")[1]
-    handle = block.register_forward_hook(lambda *call: seen.append(call[-1][0 if family == "flux" else 1].clone()))
+    handle = block.register_forward_hook(
+        lambda *call: seen.append(call[-1][0 if family == "flux" else 1].clone())
+    )
     try:
         sample(model, *prompts, cfg=3.0, start=noise(2), steps=2)
     finally:
         handle.remove()
-    positive_rows = [rows[image] if len(rows) == 2 else rows[2 + image] for rows in seen for image in range(2)]
+    positive_rows = [
+        rows[image] if len(rows) == 2 else rows[2 + image] for rows in seen for image in range(2)
+    ]
     assert [record.image for record in recorder.records] == [0, 1, 0, 1]
     assert {record.seed for record in recorder.records} == {5}
     for record, rows in zip(recorder.records, positive_rows, strict=True):

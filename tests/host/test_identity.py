@@ -1,4 +1,4 @@
-"""Where nothing should act, pictures come out bit for bit; whatever goes wrong, the next run is as if nothing had been."""
+"""Where nothing should act no bit changes; whatever goes wrong, the next run is as if nothing had been."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_strength_zero_changes_no_bit(family: str, node: str, gate: str, form: s
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("node", NODES)
-@pytest.mark.parametrize("nothing", [{"categories": "none"}, {"categories": "-all"}, {"sites": "-all"}], ids=str)
+@pytest.mark.parametrize(
+    "nothing", [{"categories": "none"}, {"categories": "-all"}, {"sites": "-all"}], ids=str
+)
 def test_an_empty_selection_changes_no_bit(family: str, node: str, nothing: Any, tmp_path: Path) -> None:
     model, prompts = tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))
     steered = NODES[node](model, bundle(tmp_path, family), **nothing)

@@ -106,4 +106,6 @@ def test_tokens_that_another_pack_took_away(tmp_path: Path) -> None:
 
     model.set_model_post_input_patch(fewer)
     steered = repelled(model, bundle(tmp_path, "flux", ("double.1.image",)))
-    assert "at least 24 tokens, found 20" in refusal(lambda: sample(steered, prompt("flux", 1), prompt("flux", 2)))
+    assert "at least 24 tokens, found 20" in refusal(
+        lambda: sample(steered, prompt("flux", 1), prompt("flux", 2))
+    )

@@ -48,7 +48,9 @@ def test_the_heat_map_is_the_severity_of_each_patch(tmp_path: Path) -> None:
     coarse = torch.nn.functional.interpolate(expected[None, None], size=heat.shape[1:], mode="bilinear")[0, 0]
     assert torch.allclose(heat[0], coarse, atol=1e-5)
     row, column = divmod(int(expected.argmax()), GRID[1])
-    strongest = max((line for line in table.splitlines() if "weapons" in line), key=lambda line: float(line.split()[3]))
+    strongest = max(
+        (line for line in table.splitlines() if "weapons" in line), key=lambda line: float(line.split()[3])
+    )
     assert f"patch {row},{column}" in strongest
     assert "bloody" not in table
 

@@ -52,14 +52,19 @@ class Dictionary:
         )
         return cls(sae, tensors)
 
-    def load(self, *names: str, whole: bool = False, **settings: Any) -> tuple[SelectedLatents, dict[str, Category]]:
+    def load(
+        self, *names: str, whole: bool = False, **settings: Any
+    ) -> tuple[SelectedLatents, dict[str, Category]]:
         """The latents of some categories (all without names), as a bundle's reader would give them."""
         chosen = {name: CATEGORIES[name] for name in names or CATEGORIES}
         selected = self.sae.selected(tuple(chosen))
         rows = list(range(self.sae.latents) if whole else selected)
         part = LatentTensors(
             tuple(rows),
-            *(tensor if name == "decoder_bias" or tensor is None else tensor[rows] for name, tensor in self._tensors()),
+            *(
+                tensor if name == "decoder_bias" or tensor is None else tensor[rows]
+                for name, tensor in self._tensors()
+            ),
         )
         return SelectedLatents(self.sae, part, selected, **settings), chosen
 
@@ -94,7 +99,9 @@ class Dictionary:
             for i in range(self.sae.width)
         ]
 
-    def open_categories(self, kind: str, row: list[list[float]], at: int, names: tuple[str, ...]) -> list[str]:
+    def open_categories(
+        self, kind: str, row: list[list[float]], at: int, names: tuple[str, ...]
+    ) -> list[str]:
         """Which gates are open at token `at` of a row of codes."""
 
         def score(name: str, code: list[float]) -> float:

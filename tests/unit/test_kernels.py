@@ -9,7 +9,9 @@ from torch import Tensor
 
 from steerdit import kernels
 
-shapes = st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(1, 6), st.integers(1, 7))  # rows, length, d, S
+shapes = st.tuples(
+    st.integers(1, 3), st.integers(0, 4), st.integers(1, 6), st.integers(1, 7)
+)  # rows, length, d, S
 seeds = st.integers(0, 10_000)
 
 
@@ -25,7 +27,12 @@ def dot(a: Tensor, b: Tensor) -> float:
 @settings(deadline=None)
 def test_encode_selected(seed: int, shape: tuple[int, int, int, int]) -> None:
     r, length, d, s = shape
-    x, rows, bias, threshold = draw(seed, r, length, d), draw(seed + 1, s, d), draw(seed + 2, s), draw(seed + 3, s)
+    x, rows, bias, threshold = (
+        draw(seed, r, length, d),
+        draw(seed + 1, s, d),
+        draw(seed + 2, s),
+        draw(seed + 3, s),
+    )
     z = kernels.encode_selected(x, rows, bias, threshold)
     assert z.shape == (r, length, s)
     for index in torch.cartesian_prod(*map(torch.arange, z.shape)).reshape(-1, 3).tolist():
@@ -50,7 +57,9 @@ def test_encode_topk_keeps_the_k_largest(seed: int, shape: tuple[int, int, int, 
 
 @given(seeds, shapes, st.floats(-3, 3), st.booleans())
 @settings(deadline=None)
-def test_steer_selected(seed: int, shape: tuple[int, int, int, int], strength: float, keep_norm: bool) -> None:
+def test_steer_selected(
+    seed: int, shape: tuple[int, int, int, int], strength: float, keep_norm: bool
+) -> None:
     r, length, d, s = shape
     x, rows = draw(seed, r, length, d), draw(seed + 1, s, d)
     z = draw(seed + 2, r, length, s).clamp(min=0) * (draw(seed + 3, r, length, 1) > 0)

@@ -23,12 +23,23 @@ choices = st.sampled_from([(), ("weapons",), ("bloody",)])
 strengths = st.floats(0.05, 3.0)
 
 
-def tokens(seed: int, rows: int = 2, length: int = 5, width: int = 8, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(rows, length, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+def tokens(
+    seed: int, rows: int = 2, length: int = 5, width: int = 8, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    return torch.randn(
+        rows, length, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def by_loops(
-    dictionary: Dictionary, a: Tensor, method: str, strength: float, kind: str, names: tuple[str, ...], norm: bool, form: str
+    dictionary: Dictionary,
+    a: Tensor,
+    method: str,
+    strength: float,
+    kind: str,
+    names: tuple[str, ...],
+    norm: bool,
+    form: str,
 ) -> Tensor:
     """The equations of methods, token by token."""
     names = names or tuple(CATEGORIES)
@@ -39,7 +50,9 @@ def by_loops(
         codes = [dictionary.codes(token) for token in row]
         for at, token in enumerate(row):
             now_open = dictionary.open_categories(kind, codes, at, names)
-            acting = {f: codes[at][f] for name in now_open for f in CATEGORIES[name].latents if codes[at][f] != 0}
+            acting = {
+                f: codes[at][f] for name in now_open for f in CATEGORIES[name].latents if codes[at][f] != 0
+            }
             if form == "paper" and now_open:
                 if method == "repel":
                     said = dictionary.decoded(acting, source)
@@ -52,7 +65,9 @@ def by_loops(
                 step = source * -1.0 if method == "repel" else target - source
                 new = [
                     float(token[i])
-                    + strength * sum(z * float(step[f, i]) for f, z in acting.items()) / dictionary.sae.input_scale
+                    + strength
+                    * sum(z * float(step[f, i]) for f, z in acting.items())
+                    / dictionary.sae.input_scale
                     for i in range(len(token))
                 ]
                 length = math.sqrt(sum(x * x for x in new)) if norm else 0.0
@@ -95,7 +110,9 @@ def test_strength_zero_gives_back_the_very_tensor(seed: int, method: Any, kind: 
 
 @given(seeds, st.sampled_from([Repel, Blend]), kinds, st.sampled_from(list(Form)))
 @settings(max_examples=30, deadline=None)
-def test_where_nothing_fires_the_very_tensor_comes_back(seed: int, method: Any, kind: str, form: Form) -> None:
+def test_where_nothing_fires_the_very_tensor_comes_back(
+    seed: int, method: Any, kind: str, form: Form
+) -> None:
     dictionary = Dictionary.draw(seed)
     assert dictionary.tensors.threshold is not None
     dictionary.tensors.threshold.fill_(1e9)
@@ -104,7 +121,9 @@ def test_where_nothing_fires_the_very_tensor_comes_back(seed: int, method: Any, 
     assert method(latents, gate, 1.0, True, form)(a, STEP) is a
 
 
-@given(seeds, st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), st.sampled_from([Repel, Blend]))
+@given(
+    seeds, st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), st.sampled_from([Repel, Blend])
+)
 @settings(max_examples=30, deadline=None)
 def test_a_token_at_which_nothing_acts_keeps_its_bits(seed: int, dtype: torch.dtype, method: Any) -> None:
     dictionary, a = Dictionary.draw(seed), tokens(seed, length=40, dtype=dtype)
@@ -144,13 +163,13 @@ def test_repel_takes_away_exactly_what_an_orthonormal_latent_says() -> None:
     assert torch.allclose(Repel(latents, gate, 1.0, keep_norm=False)(a, STEP), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("activation", ["relu", "jumprelu"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
 def test_an_activation_that_is_not_finite_is_refused_by_site_and_sigma(value: float, activation: str) -> None:
-    latents, gate = Dictionary.draw(1, activation).gated("image")
+    latents, gate = Dictionary.draw(1, activation).gated("image", whole=True)
     a = tokens(1)
-    a[1, 2] = value
-    with pytest.raises(SteeringError, match=r"double\.3\.image at sigma 0\.25: expected finite scores"):
+    a[1, 2, 3] = value
+    with pytest.raises(SteeringError, match=r"double\.3\.image at sigma 0\.25: expected finite activations"):
         Repel(latents, gate, 0.0)(a, Step(Site.parse("double.3.image"), 0.25))
 
 
@@ -171,7 +190,9 @@ def test_what_is_observed_does_not_depend_on_the_strength(seed: int, kind: str, 
             for c, (name, category) in enumerate(CATEGORIES.items()):
                 score = sum(w * code[f] for f, w in zip(category.latents, category.weights))
                 assert float(record.scores[r, at, c]) == pytest.approx(score, rel=1e-5, abs=1e-5)
-                assert bool(record.open[r, at, c]) is (name in dictionary.open_categories(kind, codes, at, (name,)))
+                assert bool(record.open[r, at, c]) is (
+                    name in dictionary.open_categories(kind, codes, at, (name,))
+                )
 
 
 def test_a_topk_dictionary_must_be_whole() -> None:

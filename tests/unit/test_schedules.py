@@ -20,7 +20,7 @@ def to_sigma(percent: float) -> float:
 def test_the_range_is_open_at_its_end(one: float, other: float, sigma: float) -> None:
     start, end = sorted((one, other))
     inside = to_sigma(start) >= sigma > to_sigma(end)
-    if 0 < start and end < 1:
+    if start > 0 and end < 1:
         assert Schedule(start, end).active(sigma, to_sigma) is inside
 
 

@@ -29,7 +29,8 @@ def test_names_read_back(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Text", "double", "double.1", "double.01.image", "double.-1.image", "double.1.mask", "text.0.image"]
+    "name",
+    ["", "Text", "double", "double.1", "double.01.image", "double.-1.image", "double.1.mask", "text.0.image"],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(SteeringError, match="site"):
@@ -72,7 +73,9 @@ def test_a_term_that_matches_nothing_says_what_there_is(expression: str) -> None
         select_sites(expression, SITES)
 
 
-@pytest.mark.parametrize("expression", ["doubled", "double.x", "double.1-.image", "double.1.a", "double.1.image.0"])
+@pytest.mark.parametrize(
+    "expression", ["doubled", "double.x", "double.1-.image", "double.1.a", "double.1.image.0"]
+)
 def test_a_term_that_cannot_be_read_says_how_to_write_it(expression: str) -> None:
     with pytest.raises(SteeringError, match="Write for example"):
         select_sites(expression, SITES)
