@@ -39,13 +39,20 @@ class ReportNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("table", tooltip="What fired: site, noise level, category, patch, latents."),
-                io.Image.Output("overlay", tooltip="The picture in grey under the heat map."),
-                io.Mask.Output(
-                    "heat", tooltip="Severity of each patch: 0 nothing, above 0.5 over the threshold."
+                io.String.Output(
+                    display_name="table", tooltip="What fired: site, noise level, category, patch, latents."
                 ),
-                io.Boolean.Output("fired", tooltip="Whether any score passed the bundle's image threshold."),
-                io.Float.Output("score", tooltip="The highest severity, 0 to 1; above 0.5 means fired."),
+                io.Image.Output(display_name="overlay", tooltip="The picture in grey under the heat map."),
+                io.Mask.Output(
+                    display_name="heat",
+                    tooltip="Severity of each patch: 0 nothing, above 0.5 over the threshold.",
+                ),
+                io.Boolean.Output(
+                    display_name="fired", tooltip="Whether any score passed the bundle's image threshold."
+                ),
+                io.Float.Output(
+                    display_name="score", tooltip="The highest severity, 0 to 1; above 0.5 means fired."
+                ),
             ],
             is_output_node=True,
         )

@@ -117,7 +117,8 @@ class RepelNode(io.ComfyNode):
             ),
             outputs=[
                 io.Model.Output(
-                    tooltip="The steered model: connect it to the sampler or to another steering node."
+                    display_name="model",
+                    tooltip="The steered model: connect it to the sampler or to another steering node.",
                 )
             ],
         )
@@ -143,7 +144,8 @@ class BlendNode(io.ComfyNode):
             inputs=_inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 10.0),
             outputs=[
                 io.Model.Output(
-                    tooltip="The steered model: connect it to the sampler or to another steering node."
+                    display_name="model",
+                    tooltip="The steered model: connect it to the sampler or to another steering node.",
                 )
             ],
         )
