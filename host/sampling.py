@@ -57,7 +57,7 @@ def sample_prompts(
     encoded: Sequence[tuple[Tensor, Tensor]],
     negative: tuple[Tensor, Tensor],
     seeds: Sequence[int],
-    sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+    sampling: Sampling = Sampling(),
     batch: int = 16,
     announce: list[int] | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:

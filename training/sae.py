@@ -59,6 +59,8 @@ def batch_top_k(pre: Tensor, k: int) -> Tensor:
     return torch.zeros_like(post).scatter(0, index, values).view_as(pre)
 
 
+@torch.inference_mode(False)  # a host runs its nodes without gradients
+@torch.enable_grad()
 def train_sae(activations: Tensor, config: SAEConfig = SAEConfig(), progress: Callable[[int, float], None] | None = None) -> TrainedSAE:
     """Train on activations (n, d), of which a twentieth is held out for the figures. Deterministic by seed.
 

@@ -107,7 +107,7 @@ def _flames(variant: int) -> tuple[Sprite, Sprite]:
     return render_svg(wrap.format(row(5, 62, 96))), render_svg(wrap.format(row(5, 22, 38)))
 
 
-VARIANTS = 12
+VARIANTS = 6
 
 
 def _square(image: Sprite) -> Sprite:

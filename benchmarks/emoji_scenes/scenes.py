@@ -74,24 +74,25 @@ def caption(rng: np.random.Generator, style: Style | None, ground: str | None, o
     return text
 
 
+GRID = 8  # pixels: objects start on the codec's own grid, so that a small generator need not learn every shift of every edge
+
+
 def place(rng: np.random.Generator, n: int) -> list[tuple[float, float, float]]:
     """Centres and sizes of n objects: one anywhere, two side by side without touching."""
-    if n == 1:
-        size = rng.uniform(48, 78)
-        m = size / 2 + 3
-        return [(rng.uniform(m, PICTURE - m), rng.uniform(m, PICTURE - m), size)]
     out = []
     for i in range(n):
-        size = rng.uniform(42, 56)
-        m = size / 2 + 2
-        out.append((64 * i + rng.uniform(m, 64 - m), rng.uniform(m + 4, PICTURE - m - 2), size))
+        size = int(rng.choice((48, 56, 64, 72) if n == 1 else (40, 48, 56)))
+        left, room = (0, PICTURE) if n == 1 else (64 * i, 64)
+        x = left + GRID * rng.integers(0, (room - size) // GRID + 1)
+        y = GRID * rng.integers(0, (PICTURE - size) // GRID + 1)
+        out.append((x + size / 2, y + size / 2, float(size)))
     return out
 
 
 def compose(rng: np.random.Generator, style: Style, ground: str, what: list[tuple[str, str | None]]) -> tuple[Placed, ...]:
     """Put the named (concept, attribute) pairs into a scene, left to right."""
     return tuple(
-        Placed(concept, x, y, size * (0.86 if attribute == "burning" else 1), rng.uniform(-8, 8), bool(rng.random() < 0.5), attribute, int(rng.integers(VARIANTS)))
+        Placed(concept, x, y, size, attribute=attribute, variant=int(rng.integers(VARIANTS)))
         for (concept, attribute), (x, y, size) in zip(what, place(rng, len(what)))
     )
 

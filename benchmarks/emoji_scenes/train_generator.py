@@ -13,29 +13,36 @@ from torch import Tensor
 from .dataset import Shards
 from .generator import Generator, GeneratorConfig
 
-RATE, WARMUP, DROP, DECAY = 2e-3, 300, 0.1, 0.9995
+RATE, WARMUP, DROP, DECAY = 2e-3, 200, 0.1, 0.998
 
 
 def rate(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to 2 % of the peak."""
+    """Share of the peak rate: linear warm-up, then half a cosine to 2 %."""
     if step < WARMUP:
-        return RATE * (step + 1) / WARMUP
+        return (step + 1) / WARMUP
     progress = min(1.0, (step - WARMUP) / max(1, steps - WARMUP))
-    return RATE * (0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi)))))
+    return (0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi)))))
 
 
 def train(folder: Path, empty: tuple[Tensor, Tensor], steps: int, size: int = 32, config: GeneratorConfig = GeneratorConfig(), seed: int = 0, every: int = 500, compiled: bool = True) -> Path:
     """Train on the shards in ``folder``; checkpoints and log there; resumes from the last checkpoint. ``empty`` = states and pool of ""."""
     torch.manual_seed(seed)
     shards, net = Shards(folder), Generator(config)
-    optimizer = torch.optim.AdamW(net.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    hidden = [p for name, p in net.named_parameters() if p.ndim == 2 and "_blocks." in name and ".lin." not in name]
+    chosen = {id(p) for p in hidden}
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(hidden, 0.02, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"),
+        torch.optim.AdamW([p for p in net.parameters() if id(p) not in chosen], RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    ]
+    peaks = [o.param_groups[0]["lr"] for o in optimizers]
     average = {k: v.clone() for k, v in net.state_dict().items()}
     tag = f"{config.width}-{config.double}-{config.single}"
     checkpoint, start = folder / f"generator-{tag}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
+        for o, held in zip(optimizers, state["optimizers"]):
+            o.load_state_dict(held)
         average, start = state["average"], state["step"]
     forward = torch.compile(net) if compiled else net
     began, total = time.time(), 0.0
@@ -49,15 +56,16 @@ def train(folder: Path, empty: tuple[Tensor, Tensor], steps: int, size: int = 32
         t = torch.randn(size, generator=g).sigmoid()
         noise = torch.randn(batch.latents.shape, generator=g)
         at = t[:, None, None, None]
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
+        for o, peak in zip(optimizers, peaks):
+            o.param_groups[0]["lr"] = peak * rate(step, steps)
         with torch.autocast("cpu", torch.bfloat16):
             velocity = forward((1 - at) * batch.latents + at * noise, t, context, y, lengths)
         loss = (velocity.float() - (noise - batch.latents)).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
         decay = min(DECAY, (step + 1) / (step + 10))
         for k, v in net.state_dict().items():
             average[k].lerp_(v, 1 - decay)
@@ -67,7 +75,7 @@ def train(folder: Path, empty: tuple[Tensor, Tensor], steps: int, size: int = 32
             total = 0.0
         if (step + 1) % every == 0 or step + 1 == steps:
             partial = checkpoint.with_suffix(".part")
-            torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1, "config": asdict(config)}, partial)
+            torch.save({"net": net.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "average": average, "step": step + 1, "config": asdict(config)}, partial)
             partial.replace(checkpoint)
     out = folder / f"generator-{tag}.safetensors"
     save_file({k: v.half().contiguous() for k, v in average.items()}, out)
