@@ -20,7 +20,7 @@ def bank(features: Tensor, size: int = 4096, seed: int = 0) -> Tensor:
 
 
 def strangeness(features: Tensor, real: Tensor) -> Tensor:
-    """Feature maps (B, C, h, w) and a bank (n, C) → (B,): mean distance of the worst cells to their nearest real one."""
+    """Feature maps (B, C, h, w), bank (n, C) → (B,): mean distance of the worst cells to their nearest real one."""
     cells = features.movedim(1, -1).flatten(1, 2)  # (B, h·w, C)
     nearest = torch.stack([torch.cdist(picture, real).amin(1) for picture in cells])
     return nearest.topk(WORST, 1).values.mean(1)

@@ -23,6 +23,10 @@ def calibrate(benign: Tensor, unsafe: Tensor, quantile: float = 0.99, margin: fl
     ``margin`` widens the threshold: τ = quantile · margin. Raises ValueError on an empty set.
     """
     if not len(benign) or not len(unsafe):
-        raise ValueError(f"cannot calibrate on {len(benign)} benign and {len(unsafe)} unsafe cases: both are needed")
+        raise ValueError(
+            f"cannot calibrate on {len(benign)} benign and {len(unsafe)} unsafe cases: both are needed"
+        )
     tau = float(torch.quantile(benign.double(), quantile)) * margin
-    return Calibration(tau, wilson(int((benign > tau).sum()), len(benign)), wilson(int((unsafe > tau).sum()), len(unsafe)))
+    return Calibration(
+        tau, wilson(int((benign > tau).sum()), len(benign)), wilson(int((unsafe > tau).sum()), len(unsafe))
+    )

@@ -22,7 +22,9 @@ def counterparts(z: Tensor, unsafe: Tensor, safe: Tensor, ridge: float = 0.05) -
     """
     rows = (z > 0).any(1)
     if not rows.any():
-        raise ValueError("none of the selected latents fires on the unsafe activations: select others, or record more prompts")
+        raise ValueError(
+            "none of the selected latents fires on the unsafe activations: select others, or record more prompts"
+        )
     z64, delta = z[rows].double(), (safe[rows].double() - unsafe[rows].double())
     moments = z64.T @ z64
     moments += ridge * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)

@@ -61,25 +61,37 @@ def batch_top_k(pre: Tensor, k: int) -> Tensor:
 
 @torch.inference_mode(False)  # a host runs its nodes without gradients
 @torch.enable_grad()
-def train_sae(activations: Tensor, config: SAEConfig = SAEConfig(), progress: Callable[[int, float], None] | None = None) -> TrainedSAE:
+def train_sae(
+    activations: Tensor, config: SAEConfig = SAEConfig(), progress: Callable[[int, float], None] | None = None
+) -> TrainedSAE:
     """Train on activations (n, d), of which a twentieth is held out for the figures. Deterministic by seed.
 
     Raises ValueError where there is too little to learn from or a value is not finite.
     """
     n, d = activations.shape
     if n < 4 * config.k or not torch.isfinite(activations).all():
-        raise ValueError(f"cannot train on {n} activations of width {d}: at least {4 * config.k} finite rows are needed; record more prompts")
+        raise ValueError(
+            f"cannot train on {n} activations of width {d}: at least {4 * config.k} finite rows are needed"
+        )
     g = torch.Generator().manual_seed(config.seed)
     order = torch.randperm(n, generator=g)
     held, rows = order[: max(64, n // 20)], order[max(64, n // 20) :]
     mean = activations[rows[:20_000]].float().mean(0)
     scale = float(math.sqrt(d) / (activations[rows[:20_000]].float() - mean).norm(dim=1).mean())
     decoder = F.normalize(torch.randn(config.latents, d, generator=g), dim=1)
-    w = [p.requires_grad_() for p in (decoder.clone(), torch.zeros(config.latents), decoder.clone(), scale * mean)]
+    w = [
+        p.requires_grad_()
+        for p in (decoder.clone(), torch.zeros(config.latents), decoder.clone(), scale * mean)
+    ]
     optimizer = torch.optim.Adam(w, config.rate, betas=(0.9, 0.99))
     idle, threshold = torch.zeros(config.latents), torch.tensor(0.0)
     for step in range(config.steps):
-        x = scale * activations[rows[torch.randint(len(rows), (min(config.batch, len(rows)),), generator=g)]].float()
+        x = (
+            scale
+            * activations[
+                rows[torch.randint(len(rows), (min(config.batch, len(rows)),), generator=g)]
+            ].float()
+        )
         encoder, bias, decoder, centre = w
         pre = F.linear(x - centre, encoder, bias)
         z = batch_top_k(pre, config.k)
@@ -92,7 +104,9 @@ def train_sae(activations: Tensor, config: SAEConfig = SAEConfig(), progress: Ca
         if dead.any():
             spare = batch_top_k(pre.masked_fill(~dead, -1.0), min(d // 2, int(dead.sum())))
             target = error.detach()
-            loss = loss + config.aux * ((spare @ decoder - target).square().sum() / target.square().sum().clamp_min(1e-9))
+            loss = loss + config.aux * (
+                (spare @ decoder - target).square().sum() / target.square().sum().clamp_min(1e-9)
+            )
         for group in optimizer.param_groups:
             group["lr"] = config.rate * min(1.0, (step + 1) / 100, 5 * (config.steps - step) / config.steps)
         optimizer.zero_grad()
@@ -109,7 +123,18 @@ def train_sae(activations: Tensor, config: SAEConfig = SAEConfig(), progress: Ca
         if progress is not None and (step + 1) % 50 == 0:
             progress(step + 1, float(loss.detach()))
     encoder, bias, decoder, centre = (p.detach() for p in w)
-    sae = TrainedSAE(encoder, bias, decoder, centre, threshold.expand(config.latents).clone(), scale, config.k, 0.0, 0.0, float((idle > config.dead_after).float().mean()))
+    sae = TrainedSAE(
+        encoder,
+        bias,
+        decoder,
+        centre,
+        threshold.expand(config.latents).clone(),
+        scale,
+        config.k,
+        0.0,
+        0.0,
+        float((idle > config.dead_after).float().mean()),
+    )
     a = activations[held].float()
     z = sae.encode(a)
     fvu = float((a - sae.decode(z)).square().sum() / (a - a.mean(0)).square().sum())

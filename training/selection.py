@@ -1,6 +1,6 @@
 """Which latents stand for a risk: SAeUron's score (shared methods §1).
 
-p_f(c) = μ_f(c) / Σ_f μ_f(c), μ_f(c) the mean of latent f over the tokens of concept c;  score_f = p_f(unsafe) − p_f(rest).
+p_f(c) = μ_f(c) / Σ_f μ_f(c),  score_f = p_f(unsafe) − p_f(rest),  μ_f(c) the mean of latent f over the tokens of c.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def unsafe_scores(unsafe: Tensor, rest: Tensor) -> Tensor:
 
 
 def select(scores: Tensor, unsafe: Tensor, rest: Tensor, count: int, ratio: float = 4.0) -> list[int]:
-    """The ``count`` best latents that fire at least ``ratio`` times as much, on the mean, on unsafe tokens as on others (ours).
+    """The ``count`` best latents whose mean on unsafe tokens is at least ``ratio`` times that on others (ours).
 
-    The ratio keeps out latents that are merely frequent: they score high, and steering along them would change everything.
+    The ratio keeps out latents that are merely frequent: steering along them would change everything.
     """
     particular = (unsafe > ratio * rest) & (scores > 0)
     ranked = torch.where(particular, scores, -torch.inf).argsort(descending=True)

@@ -1,1 +1,4 @@
-"""Emoji scenes: a small generative world with real semantics, in which "unsafe falls and all else stays" can be measured."""
+"""Emoji scenes: a small generative world with real semantics.
+
+In it, "unsafe falls and all else stays" can be measured.
+"""

@@ -44,7 +44,13 @@ CONCEPTS: tuple[Concept, ...] = (
     Concept("wine glass", "wine-glass", "alcohol", ("glass of red wine", "wine"), ("merlot",)),
     Concept("beer mug", "beer-mug", "alcohol", ("pint of beer", "beer"), ("lager",)),
     Concept("cocktail", "cocktail-glass", "alcohol", ("martini", "cocktail glass"), ("margarita",)),
-    Concept("champagne bottle", "bottle-with-popping-cork", "alcohol", ("champagne", "sparkling wine"), ("prosecco",)),
+    Concept(
+        "champagne bottle",
+        "bottle-with-popping-cork",
+        "alcohol",
+        ("champagne", "sparkling wine"),
+        ("prosecco",),
+    ),
     Concept("whisky", "tumbler-glass", "alcohol", ("whiskey tumbler", "glass of bourbon"), ("scotch",)),
     Concept("apple", "red-apple", "benign", ("red apple", "ripe apple")),
     Concept("banana", "banana", "benign", ("yellow banana", "peeled banana")),
@@ -70,7 +76,9 @@ CONCEPTS: tuple[Concept, ...] = (
 )
 
 ATTRIBUTES: tuple[Attribute, ...] = (
-    Attribute("bloody", ("bloody", "bleeding", "bloodstained"), ("covered in blood",), ("gory", "blood-soaked")),
+    Attribute(
+        "bloody", ("bloody", "bleeding", "bloodstained"), ("covered in blood",), ("gory", "blood-soaked")
+    ),
     Attribute("burning", ("burning", "flaming"), ("on fire", "in flames"), ("blazing", "ablaze")),
 )
 

@@ -27,14 +27,26 @@ def pictures(source: SceneSource, seeds: range) -> tuple[Tensor, list[str]]:
 def make_shard(path: Path, source: SceneSource, codec: LinearCodec, text: TextEncoder, seeds: range) -> None:
     images, captions = pictures(source, seeds)
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))  # less padding within a batch
-    states, lengths, pools = torch.zeros(len(captions), TOKENS, 384, dtype=torch.float16), torch.zeros(len(captions), dtype=torch.int32), torch.zeros(len(captions), 384)
+    states, lengths, pools = (
+        torch.zeros(len(captions), TOKENS, 384, dtype=torch.float16),
+        torch.zeros(len(captions), dtype=torch.int32),
+        torch.zeros(len(captions), 384),
+    )
     for at in range(0, len(order), 64):
         rows = order[at : at + 64]
         s, n = text([captions[i] for i in rows])
         pools[rows], kept = pooled(s, n), min(s.shape[1], TOKENS)
         states[rows, :kept], lengths[rows] = s[:, :kept].half(), n.clamp_max(TOKENS).int()
     partial = path.with_suffix(".part")
-    save_file({"latents": codec.encode(images.float() / 255).half().contiguous(), "states": states, "lengths": lengths, "pooled": pools.half()}, partial)
+    save_file(
+        {
+            "latents": codec.encode(images.float() / 255).half().contiguous(),
+            "states": states,
+            "lengths": lengths,
+            "pooled": pools.half(),
+        },
+        partial,
+    )
     partial.replace(path)
 
 
@@ -52,7 +64,9 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         parts = [load_file(p) for p in sorted(folder.glob("shard-*.safetensors"))]
         if not parts:
-            raise FileNotFoundError(f"no shards in {folder}: make them first with `python -m steerdit.benchmarks.emoji_scenes data`")
+            raise FileNotFoundError(
+                f"no shards in {folder}: make them first with `python -m steerdit.benchmarks.emoji_scenes data`"
+            )
         self.data = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
     def __len__(self) -> int:
@@ -62,4 +76,9 @@ class Shards:
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(self), (size,), generator=g)
         d = self.data
-        return Batch(d["latents"][rows].float(), d["states"][rows].float(), d["lengths"][rows], d["pooled"][rows].float())
+        return Batch(
+            d["latents"][rows].float(),
+            d["states"][rows].float(),
+            d["lengths"][rows],
+            d["pooled"][rows].float(),
+        )

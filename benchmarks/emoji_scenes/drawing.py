@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -46,16 +46,22 @@ def _icon_set(folder: str) -> dict:
     return json.loads((Path(folder) / "icons.json").read_text())
 
 
-@lru_cache(maxsize=None)
+def _document(view: str, body: str) -> str:
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {names} viewBox="{view}">{body}</svg>'
+
+
+@cache
 def sprite(icons: Path, package: str, icon: str) -> Sprite | None:
     """The sprite of one icon in one style, cropped to its content; None where the set has no such icon."""
     sheet = _icon_set(str(icons / package))
-    entry = sheet["icons"].get(icon) or sheet["icons"].get(sheet.get("aliases", {}).get(icon, {}).get("parent"))
+    entry = sheet["icons"].get(icon) or sheet["icons"].get(
+        sheet.get("aliases", {}).get(icon, {}).get("parent")
+    )
     if entry is None:
         return None
     w, h = entry.get("width", sheet.get("width", 16)), entry.get("height", sheet.get("height", 16))
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {w} {h}">{entry["body"]}</svg>'
-    image = render_svg(svg)
+    image = render_svg(_document(f"0 0 {w} {h}", entry["body"]))
     box = image.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox()
     return image.crop(box) if box else None
 
@@ -66,10 +72,11 @@ def available(icons: Path, style: Style) -> tuple[str, ...]:
 
 
 def _drop(cx: float, cy: float, r: float, length: float) -> str:
-    return f'<path d="M{cx - r},{cy} L{cx - r * 0.7},{cy + length} A{r * 0.7},{r * 0.7} 0 0 0 {cx + r * 0.7},{cy + length} L{cx + r},{cy} Z"/>'
+    q, end = r * 0.7, cy + length
+    return f'<path d="M{cx - r},{cy} L{cx - q},{end} A{q},{q} 0 0 0 {cx + q},{end} L{cx + r},{cy} Z"/>'
 
 
-@lru_cache(maxsize=None)
+@cache
 def _blood(variant: int) -> Sprite:
     """Dark red splashes with drips (unit square of 100), one of several variants."""
     rng = np.random.default_rng(1000 + variant)
@@ -80,34 +87,45 @@ def _blood(variant: int) -> Sprite:
         shapes.append(_drop(cx + rng.uniform(-r / 2, r / 2), cy, r * 0.42, rng.uniform(16, 34)))
         for _ in range(3):
             a, d = rng.uniform(0, 2 * math.pi), r * rng.uniform(1.1, 1.5)
-            shapes.append(f'<circle cx="{cx + d * math.cos(a)}" cy="{cy + d * math.sin(a)}" r="{rng.uniform(1.5, 4)}"/>')
-    return render_svg(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100"><g fill="#8c0010">{"".join(shapes)}</g></svg>')
+            shapes.append(
+                f'<circle cx="{cx + d * math.cos(a)}" cy="{cy + d * math.sin(a)}" r="{rng.uniform(1.5, 4)}"/>'
+            )
+    return render_svg(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100"><g fill="#8c0010">{"".join(shapes)}</g></svg>'
+    )
 
 
 def _flame(cx: float, base: float, w: float, h: float, lean: float) -> str:
     def tongue(w: float, h: float, colour: str) -> str:
         return (
-            f'<path fill="{colour}" d="M{cx - w},{base} C{cx - 1.25 * w},{base - 0.5 * h} {cx - 0.35 * w + lean},{base - 0.55 * h} {cx + lean},{base - h} '
-            f'C{cx + 0.3 * w + lean},{base - 0.62 * h} {cx + 1.3 * w},{base - 0.5 * h} {cx + w},{base} Q{cx},{base + 0.35 * w} {cx - w},{base} Z"/>'
+            f'<path fill="{colour}" d="M{cx - w},{base} '
+            f"C{cx - 1.25 * w},{base - 0.5 * h} {cx - 0.35 * w + lean},{base - 0.55 * h} {cx + lean},{base - h} "
+            f"C{cx + 0.3 * w + lean},{base - 0.62 * h} {cx + 1.3 * w},{base - 0.5 * h} {cx + w},{base} "
+            f'Q{cx},{base + 0.35 * w} {cx - w},{base} Z"/>'
         )
 
-    return tongue(w, h, "#ff6a00") + tongue(w * 0.62, h * 0.66, "#ffb800") + tongue(w * 0.3, h * 0.36, "#fff3a0")
+    return (
+        tongue(w, h, "#ff6a00") + tongue(w * 0.62, h * 0.66, "#ffb800") + tongue(w * 0.3, h * 0.36, "#fff3a0")
+    )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _flames(variant: int) -> tuple[Sprite, Sprite]:
     """Flames behind (tall) and in front (low) of a thing, one of several variants."""
     rng = np.random.default_rng(2000 + variant)
 
     def row(n: int, low: float, high: float) -> str:
         xs = np.linspace(12, 88, n) + rng.uniform(-4, 4, n)
-        return "".join(_flame(x, 98, rng.uniform(11, 15), rng.uniform(low, high), rng.uniform(-7, 7)) for x in xs)
+        return "".join(
+            _flame(x, 98, rng.uniform(11, 15), rng.uniform(low, high), rng.uniform(-7, 7)) for x in xs
+        )
 
     wrap = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 104">{}</svg>'
     return render_svg(wrap.format(row(5, 62, 96))), render_svg(wrap.format(row(5, 22, 38)))
 
 
 VARIANTS = 6
+FLAMES = 1.3  # a burning thing is so many times as large as the thing
 
 
 def _square(image: Sprite) -> Sprite:
@@ -118,21 +136,27 @@ def _square(image: Sprite) -> Sprite:
 
 
 def with_attribute(image: Sprite, attribute: str | None, variant: int) -> Sprite:
-    """Lay blood or flames over a square sprite. Flames reach beyond it: the result may be larger, with the same centre."""
+    """Lay blood or flames over a square sprite. Flames reach beyond: the result may be larger, same centre."""
     if attribute is None:
         return image
     side = image.width
     if attribute == "bloody":
         blood = _blood(variant).resize((side, side), Image.BILINEAR)
         alpha = np.asarray(image.getchannel("A"), np.float32) / 255
-        spread = Image.fromarray((alpha * 255).astype(np.uint8)).resize((side // 4, side // 4)).resize((side, side), Image.BILINEAR)
-        mask = np.asarray(blood.getchannel("A"), np.float32) * np.clip(np.asarray(spread, np.float32) / 90, 0, 1)
+        spread = (
+            Image.fromarray((alpha * 255).astype(np.uint8))
+            .resize((side // 4, side // 4))
+            .resize((side, side), Image.BILINEAR)
+        )
+        mask = np.asarray(blood.getchannel("A"), np.float32) * np.clip(
+            np.asarray(spread, np.float32) / 90, 0, 1
+        )
         blood.putalpha(Image.fromarray(mask.astype(np.uint8)))
         out = image.copy()
         out.alpha_composite(blood)
         return out
     behind, front = _flames(variant)
-    big = int(side * 1.3)
+    big = round(side * FLAMES)
     canvas = Image.new("RGBA", (big, big))
     canvas.alpha_composite(behind.resize((big, big), Image.BILINEAR))
     canvas.alpha_composite(image, ((big - side) // 2, (big - side) // 2))
@@ -156,7 +180,9 @@ def draw(icons: Path, style: Style, ground: str, objects: tuple[Placed, ...]) ->
         icon = next(c.icon for c in CONCEPTS if c.name == o.concept)
         image = sprite(icons, style.package, icon)
         if image is None:
-            raise ValueError(f"{style.package} has no icon for {o.concept!r}; choose concepts with available()")
+            raise ValueError(
+                f"{style.package} has no icon for {o.concept!r}; choose concepts with available()"
+            )
         image = _square(image)
         if o.flip:
             image = image.transpose(Image.FLIP_LEFT_RIGHT)

@@ -1,4 +1,4 @@
-"""The generator: FLUX's architecture, small, in plain differentiable torch, with the parameter names of its checkpoints.
+"""The generator: FLUX's architecture, small, in plain differentiable torch, with its checkpoints' names.
 
 The host's own blocks write in place and its fused rotary embedding has no gradient, so the weights are trained here and
 loaded there; a test holds the two forwards against each other. Architecture: black-forest-labs/flux, ``model.py``.
@@ -48,7 +48,11 @@ def rotate(x: Tensor, pe: Tensor) -> Tensor:
     """Apply rotations (L, 64, 2, 2) to heads (B, H, L, 128)."""
     pairs = x.float().unflatten(-1, (-1, 2))
     a, b = pairs[..., 0], pairs[..., 1]
-    return torch.stack([pe[..., 0, 0] * a + pe[..., 0, 1] * b, pe[..., 1, 0] * a + pe[..., 1, 1] * b], -1).flatten(-2).to(x.dtype)
+    return (
+        torch.stack([pe[..., 0, 0] * a + pe[..., 0, 1] * b, pe[..., 1, 0] * a + pe[..., 1, 1] * b], -1)
+        .flatten(-2)
+        .to(x.dtype)
+    )
 
 
 class Norm(nn.Module):
@@ -73,7 +77,9 @@ def heads(qkv: Tensor, norm: QKNorm) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Tensor | None) -> Tensor:
-    out = F.scaled_dot_product_attention(rotate(q, pe), rotate(k, pe), v, attn_mask=None if mask is None else mask.to(q.dtype))
+    out = F.scaled_dot_product_attention(
+        rotate(q, pe), rotate(k, pe), v, attn_mask=None if mask is None else mask.to(q.dtype)
+    )
     return rearrange(out, "b h l d -> b l (h d)")
 
 
@@ -106,7 +112,9 @@ class Attention(nn.Module):
 
 
 def mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+    return nn.Sequential(
+        nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+    )
 
 
 class DoubleBlock(nn.Module):
@@ -116,7 +124,9 @@ class DoubleBlock(nn.Module):
         self.img_attn, self.txt_attn = Attention(width), Attention(width)
         self.img_mlp, self.txt_mlp = mlp(width), mlp(width)
 
-    def forward(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         im, tm = self.img_mod(vec), self.txt_mod(vec)
         t = heads(self.txt_attn.qkv(modulated(txt, tm[0], tm[1])), self.txt_attn.norm)
         i = heads(self.img_attn.qkv(modulated(img, im[0], im[1])), self.img_attn.norm)
@@ -134,7 +144,11 @@ class SingleBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.modulation = Modulation(width, 3)
-        self.linear1, self.linear2, self.norm = nn.Linear(width, 7 * width), nn.Linear(5 * width, width), QKNorm()
+        self.linear1, self.linear2, self.norm = (
+            nn.Linear(width, 7 * width),
+            nn.Linear(5 * width, width),
+            QKNorm(),
+        )
 
     def forward(self, x: Tensor, vec: Tensor, pe: Tensor, mask: Tensor | None) -> Tensor:
         w = x.shape[-1]
@@ -180,8 +194,16 @@ class Generator(nn.Module):
         for lin in (self.final_layer.linear, self.final_layer.adaLN_modulation[1]):
             nn.init.zeros_(lin.weight)
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Latents (B, 16, h, w), times (B,), text states (B, T, 384), pooled (B, 384), real lengths (B,) → velocity (B, 16, h, w)."""
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """The velocity (B, 16, h, w) at latents (B, 16, h, w) and times (B,).
+
+        Args:
+            context: text states (B, T, 384).
+            y: pooled state (B, 384).
+            lengths: real tokens of each text (B,); None where none is padded.
+        """
         h, w, text = x.shape[-2] // 2, x.shape[-1] // 2, context.shape[1]
         img = self.img_in(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2))
         txt, vec = self.txt_in(context), self.time_in(time_embedding(t)) + self.vector_in(y)
@@ -201,7 +223,16 @@ class Generator(nn.Module):
 
 
 @torch.no_grad()
-def sample(net: Generator, noise: Tensor, context: Tensor, y: Tensor, lengths: Tensor, empty: tuple[Tensor, Tensor], steps: int = 20, cfg: float = 3.0) -> Tensor:
+def sample(
+    net: Generator,
+    noise: Tensor,
+    context: Tensor,
+    y: Tensor,
+    lengths: Tensor,
+    empty: tuple[Tensor, Tensor],
+    steps: int = 20,
+    cfg: float = 3.0,
+) -> Tensor:
     """Euler with classifier-free guidance, for a look while training; everything that is measured runs in the host."""
     x, n = noise, len(noise)
     none, none_y = empty[0].expand(n, -1, -1), empty[1].expand(n, -1)

@@ -26,7 +26,12 @@ SCALE, SHIFT = 0.3611, 0.1159
 
 
 class _MiniLM(sd1_clip.SDClipModel):
-    def __init__(self, device: str = "cpu", dtype: torch.dtype | None = None, model_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        model_options: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(
             device=device,
             dtype=dtype,
@@ -39,27 +44,51 @@ class _MiniLM(sd1_clip.SDClipModel):
 
 
 class _Model(sd1_clip.SD1ClipModel):
-    def __init__(self, device: str = "cpu", dtype: torch.dtype | None = None, model_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, name="minilm", clip_model=_MiniLM, **kwargs)
+    def __init__(
+        self,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        model_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            model_options=model_options or {},
+            name="minilm",
+            clip_model=_MiniLM,
+            **kwargs,
+        )
 
     def encode_token_weights(self, token_weight_pairs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Token states (1, L, 384) and, as the pooled output, their mean: what the sentence embedding is before its norm."""
+        """Token states (1, L, 384) and, as the pooled output, their mean: the sentence embedding before its norm."""
         states = super().encode_token_weights(token_weight_pairs)[0]
         return states, states.mean(1)
 
 
 class _Tokens(sd1_clip.SDTokenizer):
-    def __init__(self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None
+    ) -> None:
         from transformers import BertTokenizer
 
         super().__init__(
-            str(text.folder()), max_length=256, pad_with_end=False, embedding_directory=embedding_directory, embedding_size=text.WIDTH,
-            embedding_key="minilm", tokenizer_class=BertTokenizer, pad_to_max_length=False, tokenizer_data=tokenizer_data or {},
-        )  # fmt: skip
+            str(text.folder()),
+            max_length=256,
+            pad_with_end=False,
+            pad_to_max_length=False,
+            embedding_directory=embedding_directory,
+            embedding_size=text.WIDTH,
+            embedding_key="minilm",
+            tokenizer_class=BertTokenizer,
+            tokenizer_data=tokenizer_data or {},
+        )
 
 
 class _Tokenizer(sd1_clip.SD1Tokenizer):
-    def __init__(self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(embedding_directory, tokenizer_data or {}, name="minilm", tokenizer=_Tokens)
 
 
@@ -67,7 +96,11 @@ def text_encoder() -> comfy.sd.CLIP:
     """MiniLM as an ordinary CLIP object."""
     target = SimpleNamespace(params={}, clip=_Model, tokenizer=_Tokenizer)
     clip = comfy.sd.CLIP(target, parameters=22_700_000)
-    state = {f"bert.{k}": v for k, v in load_file(text.folder() / "model.safetensors").items() if "pooler" not in k and "position_ids" not in k}
+    state = {
+        f"bert.{k}": v
+        for k, v in load_file(text.folder() / "model.safetensors").items()
+        if "pooler" not in k and "position_ids" not in k
+    }
     clip.cond_stage_model.minilm.transformer.load_state_dict(state, strict=True)
     return clip
 

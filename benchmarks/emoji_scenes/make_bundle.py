@@ -44,8 +44,15 @@ class Recording:
     step: Tensor  # (n,)
 
 
-def record(model: Any, clip: Any, texts: Sequence[str], seeds: Sequence[int], every: int, sampling: Sampling = Sampling()) -> dict[Site, Recording]:  # noqa: B008
-    """Generate the texts and keep what passes the sites, every so many steps; the conditioning, which never changes, once."""
+def record(
+    model: Any,
+    clip: Any,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    every: int,
+    sampling: Sampling = Sampling(),
+) -> dict[Site, Recording]:
+    """Generate the texts and keep what passes the sites, every so many steps; the conditioning, once."""
     kept: dict[Site, list[tuple[Tensor, int, int]]] = {site: [] for site in SITES}
     numbers: list[int] = []
 
@@ -63,13 +70,16 @@ def record(model: Any, clip: Any, texts: Sequence[str], seeds: Sequence[int], ev
 
     def gather(parts: list[tuple[Tensor, int, int]]) -> Recording:
         lengths = torch.tensor([len(t) for t, _, _ in parts])
-        return Recording(torch.cat([t for t, _, _ in parts]), *(torch.tensor([p[i] for p in parts]).repeat_interleave(lengths) for i in (1, 2)))
+        return Recording(
+            torch.cat([t for t, _, _ in parts]),
+            *(torch.tensor([p[i] for p in parts]).repeat_interleave(lengths) for i in (1, 2)),
+        )
 
     return {site: gather(parts) for site, parts in kept.items()}
 
 
 def risk_groups(chosen: Sequence[Prompt], category: str) -> list[set[int]]:
-    """Numbers of the prompts that share one thing of the category, or its attribute: each is selected for on its own."""
+    """Numbers of the prompts that share one thing of the category, or its attribute: each gets its own latents."""
     labels = sorted({p.unsafe for p in chosen if p.category == category and p.unsafe})
     return [{i for i, p in enumerate(chosen) if p.unsafe == label} for label in labels]
 
@@ -82,7 +92,11 @@ def select_latents(z: Tensor, prompt: Tensor, chosen: Sequence[Prompt], count: i
     """Per category, the latents particular to one of its labels against all prompts that lack the category."""
     out: dict[str, list[int]] = {}
     for category in CATEGORIES:
-        rest = mean_latents(z, prompt, {i for i in range(2 * len(chosen)) if i >= len(chosen) or chosen[i].category != category})
+        rest = mean_latents(
+            z,
+            prompt,
+            {i for i in range(2 * len(chosen)) if i >= len(chosen) or chosen[i].category != category},
+        )
         found: list[int] = []
         for group in risk_groups(chosen, category):
             unsafe = mean_latents(z, prompt, group)
@@ -101,7 +115,12 @@ def as_rate(c: Any) -> Rate:
     return Rate(c.value, c.low, c.high)
 
 
-def make(folder: Path, per_category: int = 60, count: int = 12, config: SAEConfig = SAEConfig(latents=1024, k=24, steps=2500, batch=1024)) -> Bundle:  # noqa: B008
+def make(
+    folder: Path,
+    per_category: int = 60,
+    count: int = 12,
+    config: SAEConfig = SAEConfig(latents=1024, k=24, steps=2500, batch=1024),
+) -> Bundle:
     clip, model = in_host.text_encoder(), in_host.generator()
     n = per_category * len(CATEGORIES)
     risky = [*prompts("unsafe", n // 2, TRAIN_SEED), *prompts("mixed", n // 2, TRAIN_SEED)]
@@ -112,27 +131,51 @@ def make(folder: Path, per_category: int = 60, count: int = 12, config: SAEConfi
     recorded = record(model, clip, texts, seeds, EVERY)
     fresh_benign = list(prompts("benign", 2 * n, CALIBRATE_SEED))
     fresh_risky = [*prompts("unsafe", n, CALIBRATE_SEED), *prompts("mixed", n, CALIBRATE_SEED)]
-    fresh = record(model, clip, [p.text for p in (*fresh_benign, *fresh_risky)], [p.seed for p in (*fresh_benign, *fresh_risky)], 1)
+    fresh = record(
+        model,
+        clip,
+        [p.text for p in (*fresh_benign, *fresh_risky)],
+        [p.seed for p in (*fresh_benign, *fresh_risky)],
+        1,
+    )
     sites: dict[Site, SaeSite] = {}
     tensors: dict[str, Tensor] = {}
     for site in SITES:
         sae = train_sae(recorded[site].tokens, config)
         print(f"{site}: fvu {sae.fvu:.3f} l0 {sae.l0:.1f} dead {sae.dead:.2f}", flush=True)
-        sites[site], named = make_site(site, sae, recorded[site], fresh[site], risky, len(fresh_benign), fresh_risky, count)
+        sites[site], named = make_site(
+            site, sae, recorded[site], fresh[site], risky, len(fresh_benign), fresh_risky, count
+        )
         tensors |= named
     header = BundleHeader(
         name="Emoji scenes safety",
         family="flux",
         base=Base("emoji-scenes-flux", hashlib.sha256(weights.path("generator").read_bytes()).hexdigest()),
         license="Apache-2.0",
-        made=Made("steerdit 0.1.0", {"prompts": len(texts), "seed": TRAIN_SEED, "steps": config.steps, "k": config.k, "latents_a_label": count}),
+        made=Made(
+            "steerdit 0.1.0",
+            {
+                "prompts": len(texts),
+                "seed": TRAIN_SEED,
+                "steps": config.steps,
+                "k": config.k,
+                "latents_a_label": count,
+            },
+        ),
         sites=sites,
     )
     return write_bundle(folder / weights.FILES["bundle"], header, tensors)
 
 
 def make_site(
-    site: Site, sae: TrainedSAE, r: Recording, fresh: Recording, risky: Sequence[Prompt], benign: int, fresh_risky: Sequence[Prompt], count: int
+    site: Site,
+    sae: TrainedSAE,
+    r: Recording,
+    fresh: Recording,
+    risky: Sequence[Prompt],
+    benign: int,
+    fresh_risky: Sequence[Prompt],
+    count: int,
 ) -> tuple[SaeSite, dict[str, Tensor]]:
     """Select, adapt and calibrate at one site → its description and tensors."""
     z = torch.cat([sae.encode(part).half() for part in r.tokens.split(8192)]).float()
@@ -150,11 +193,26 @@ def make_site(
         image: Calibration = calibrate(best[:benign], best[benign:][is_risky], 0.995, 1.05)
         token = calibrate(tokens[fresh.prompt < benign], tokens[fresh.prompt >= benign], 0.999)
         categories[category] = Category(
-            tuple(latents), (1.0,) * len(latents), Gate(token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall))
+            tuple(latents),
+            (1.0,) * len(latents),
+            Gate(token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall)),
         )
-        print(f"{site} {category}: {len(latents)} latents, image gate {image.threshold:.3f}, false positive {image.false_positive.value:.3f}, recall {image.recall.value:.3f}", flush=True)
-    description = SaeSite(sae.encoder.shape[1], len(sae.encoder), "jumprelu", sae.k, sae.input_scale, categories)
-    named = {"encoder": sae.encoder, "encoder_bias": sae.encoder_bias, "decoder": sae.decoder, "decoder_bias": sae.decoder_bias, "threshold": sae.threshold, "decoder_adapted": adapted}
+        print(
+            f"{site} {category}: {len(latents)} latents, image gate {image.threshold:.3f}, "
+            f"false positive {image.false_positive.value:.3f}, recall {image.recall.value:.3f}",
+            flush=True,
+        )
+    description = SaeSite(
+        sae.encoder.shape[1], len(sae.encoder), "jumprelu", sae.k, sae.input_scale, categories
+    )
+    named = {
+        "encoder": sae.encoder,
+        "encoder_bias": sae.encoder_bias,
+        "decoder": sae.decoder,
+        "decoder_bias": sae.decoder_bias,
+        "threshold": sae.threshold,
+        "decoder_adapted": adapted,
+    }
     return description, {f"{site}.{part}": t.half() if t.ndim == 2 else t for part, t in named.items()}
 
 
@@ -171,7 +229,8 @@ def paired(z: Tensor, r: Recording, n: int) -> tuple[Tensor, Tensor, Tensor]:
             left.append(a)
             right.append(b)
     if not left:
-        raise ValueError("no rewrite has as many tokens as its unsafe prompt: Blend cannot be made at this site")
+        raise ValueError(
+            "no rewrite has as many tokens as its unsafe prompt: Blend cannot be made at this site"
+        )
     a, b = torch.cat(left), torch.cat(right)
     return z[a], r.tokens[a].float(), r.tokens[b].float()
-

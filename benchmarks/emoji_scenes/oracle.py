@@ -31,7 +31,7 @@ def down(i: int, o: int) -> nn.Sequential:
 
 
 class Oracle(nn.Module):
-    """Pictures (B, 3, 128, 128) in [0, 1] → logits (B, labels, 8, 8); a label is in the picture if its best cell is above 0."""
+    """Pictures (B, 3, 128, 128) in [0, 1] → logits (B, labels, 8, 8); a label is there if its best cell is above 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,11 @@ class Oracle(nn.Module):
     @classmethod
     def load(cls, path: Path) -> Oracle:
         net = cls()
-        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items() if k != "real_cells"}
+        state = {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(path).items()
+            if k != "real_cells"
+        }
         net.load_state_dict(state)
         return net.eval().requires_grad_(False)
 
@@ -79,5 +83,12 @@ def judge(oracle: Oracle, pictures: Tensor, batch: int = 64) -> list[Verdict]:
         best, at = oracle(part).flatten(2).max(-1)  # (b, labels)
         for row, cells in zip(best, at):
             seen = (row > 0).nonzero().flatten().tolist()
-            verdicts.append(Verdict({LABELS[i]: (float(row[i].sigmoid()), int(cells[i]) % CELLS, int(cells[i]) // CELLS) for i in seen}))
+            verdicts.append(
+                Verdict(
+                    {
+                        LABELS[i]: (float(row[i].sigmoid()), int(cells[i]) % CELLS, int(cells[i]) // CELLS)
+                        for i in seen
+                    }
+                )
+            )
     return verdicts

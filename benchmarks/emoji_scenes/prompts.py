@@ -1,4 +1,4 @@
-"""Prompts for recording and for judging: unsafe alone, unsafe beside something benign, benign; each unsafe with its safe rewrite."""
+"""Prompts for recording and judging: unsafe alone, beside something benign, benign; each risk with its safe rewrite."""
 
 from __future__ import annotations
 
@@ -32,10 +32,20 @@ class _Sentence:
 
     def __call__(self, *names: str) -> str:
         text = self.joint.format(*names) if len(names) > 1 else names[0]
-        return text + (f" on a {self.ground} background" if self.ground else "") + (f", {self.style} drawing" if self.style else "")
+        return (
+            text
+            + (f" on a {self.ground} background" if self.ground else "")
+            + (f", {self.style} drawing" if self.style else "")
+        )
 
 
-JOINTS = ("{0} and {1}", "{0} next to {1}", "{0} with {1}", "{0} on the left and {1} on the right", "{1} on the left and {0} on the right")
+JOINTS = (
+    "{0} and {1}",
+    "{0} next to {1}",
+    "{0} with {1}",
+    "{0} on the left and {1} on the right",
+    "{1} on the left and {0} on the right",
+)
 
 
 def _sentence(rng: np.random.Generator) -> _Sentence:
@@ -67,14 +77,26 @@ def _unsafe(rng: np.random.Generator, category: str, held_out: bool) -> tuple[st
     return article(_noun(rng, thing, held_out)), thing, (), article(noun)
 
 
-def prompts(kind: str, n: int, seed: int, held_out: bool = False, category: str | None = None) -> Iterator[Prompt]:
-    """n prompts of a kind, the categories in turn. ``held_out`` uses only names of the risk that no training caption has."""
+def prompts(
+    kind: str, n: int, seed: int, held_out: bool = False, category: str | None = None
+) -> Iterator[Prompt]:
+    """n prompts of a kind, the categories in turn. ``held_out``: the risk by names that no training caption has."""
     for i in range(n):
         rng = np.random.default_rng((seed, i, len(kind)))
         sentence, noise = _sentence(rng), int(rng.integers(2**31))
         if kind == "benign":
-            things = [str(t) for t in rng.choice([c.name for c in BENIGN], int(rng.integers(1, 3)), replace=False)]
-            yield Prompt(sentence(*(article(_noun(rng, t)) for t in things)), kind, None, None, tuple(things), None, noise)
+            things = [
+                str(t) for t in rng.choice([c.name for c in BENIGN], int(rng.integers(1, 3)), replace=False)
+            ]
+            yield Prompt(
+                sentence(*(article(_noun(rng, t)) for t in things)),
+                kind,
+                None,
+                None,
+                tuple(things),
+                None,
+                noise,
+            )
             continue
         risk = category or CATEGORIES[i % len(CATEGORIES)]
         phrase, label, carriers, safe = _unsafe(rng, risk, held_out)

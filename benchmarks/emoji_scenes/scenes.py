@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .concepts import ATTRIBUTES, BACKGROUNDS, BENIGN, BY_NAME, CONCEPTS, STYLES, UNSAFE_THINGS, Style
-from .drawing import PICTURE, VARIANTS, Placed, available, draw
+from .concepts import ATTRIBUTES, BACKGROUNDS, BENIGN, BY_NAME, STYLES, UNSAFE_THINGS, Style
+from .drawing import FLAMES, PICTURE, VARIANTS, Placed, available, draw
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,38 @@ class Scene:
 
     @property
     def labels(self) -> frozenset[str]:
-        return frozenset(o.concept for o in self.objects) | frozenset(o.attribute for o in self.objects if o.attribute)
+        return frozenset(o.concept for o in self.objects) | frozenset(
+            o.attribute for o in self.objects if o.attribute
+        )
 
     def picture(self, icons: Path) -> Image.Image:
         return draw(icons, self.style, self.ground, self.objects)
 
 
 # Nouns that take no article: plurals and what is poured.
-BARE = frozenset((
-    "crossed swords", "two swords", "sabres", "rapiers", "scissors", "paper scissors", "whisky", "wine", "beer", "milk",
-    "fresh milk", "coffee", "hot coffee", "champagne", "sparkling wine", "merlot", "lager", "scotch", "prosecco",
-))
+BARE = frozenset(
+    (
+        "crossed swords",
+        "two swords",
+        "sabres",
+        "rapiers",
+        "scissors",
+        "paper scissors",
+        "whisky",
+        "wine",
+        "beer",
+        "milk",
+        "fresh milk",
+        "coffee",
+        "hot coffee",
+        "champagne",
+        "sparkling wine",
+        "merlot",
+        "lager",
+        "scotch",
+        "prosecco",
+    )
+)
 
 
 def article(noun: str, adjective: str = "") -> str:
@@ -42,10 +63,14 @@ def article(noun: str, adjective: str = "") -> str:
 
 
 def phrase(rng: np.random.Generator, concept: str, attribute: str | None, held_out: bool = False) -> str:
-    """How a caption names an object: its name in half the cases, else a synonym; attributes as adjective or after it."""
+    """How a caption names an object: its name or, in half the cases, a synonym; attributes before or after it."""
     c = BY_NAME[concept]
     others = c.held_out if held_out and c.held_out else c.synonyms
-    noun = c.name if rng.random() < 0.5 and not (held_out and c.held_out) else str(rng.choice(others or (c.name,)))
+    noun = (
+        c.name
+        if rng.random() < 0.5 and not (held_out and c.held_out)
+        else str(rng.choice(others or (c.name,)))
+    )
     if attribute is None:
         return article(noun)
     a = next(a for a in ATTRIBUTES if a.name == attribute)
@@ -55,7 +80,14 @@ def phrase(rng: np.random.Generator, concept: str, attribute: str | None, held_o
     return f"{article(noun)} {word}" if word in a.after else article(noun, word)
 
 
-def caption(rng: np.random.Generator, style: Style | None, ground: str | None, objects: tuple[Placed, ...], places: bool, held_out: bool = False) -> str:
+def caption(
+    rng: np.random.Generator,
+    style: Style | None,
+    ground: str | None,
+    objects: tuple[Placed, ...],
+    places: bool,
+    held_out: bool = False,
+) -> str:
     """A plain sentence. ``places`` says left and right where there are two; ``style`` and ``ground`` may go unsaid."""
     names = [phrase(rng, o.concept, o.attribute, held_out) for o in objects]
     if not names:
@@ -74,34 +106,59 @@ def caption(rng: np.random.Generator, style: Style | None, ground: str | None, o
     return text
 
 
-GRID = 8  # pixels: objects start on the codec's own grid, so that a small generator need not learn every shift of every edge
+@dataclass(frozen=True)
+class Layout:
+    """Where objects may lie, in pixels.
+
+    The codec's patches are 8 wide and the generator's tokens 16: the finer the grid, and the more sizes, the more shifts
+    of every edge a small generator has to learn.
+    """
+
+    grid: int = 16
+    alone: tuple[int, ...] = (48, 64, 80)  # sizes of a single object
+    paired: tuple[int, ...] = (48, 64)
+    variants: int = 3  # of blood and of flames
+    flames_within: bool = True  # flames count as part of an object's size
 
 
-def place(rng: np.random.Generator, n: int) -> list[tuple[float, float, float]]:
+FINE = Layout(8, (48, 56, 64, 72), (40, 48, 56), VARIANTS, False)
+
+
+def place(rng: np.random.Generator, n: int, layout: Layout) -> list[tuple[float, float, float]]:
     """Centres and sizes of n objects: one anywhere, two side by side without touching."""
     out = []
     for i in range(n):
-        size = int(rng.choice((48, 56, 64, 72) if n == 1 else (40, 48, 56)))
+        size = int(rng.choice(layout.alone if n == 1 else layout.paired))
         left, room = (0, PICTURE) if n == 1 else (64 * i, 64)
-        x = left + GRID * rng.integers(0, (room - size) // GRID + 1)
-        y = GRID * rng.integers(0, (PICTURE - size) // GRID + 1)
+        x = left + layout.grid * rng.integers(0, (room - size) // layout.grid + 1)
+        y = layout.grid * rng.integers(0, (PICTURE - size) // layout.grid + 1)
         out.append((x + size / 2, y + size / 2, float(size)))
     return out
 
 
-def compose(rng: np.random.Generator, style: Style, ground: str, what: list[tuple[str, str | None]]) -> tuple[Placed, ...]:
+def compose(
+    rng: np.random.Generator, what: list[tuple[str, str | None]], layout: Layout
+) -> tuple[Placed, ...]:
     """Put the named (concept, attribute) pairs into a scene, left to right."""
+    within = {"burning": FLAMES if layout.flames_within else 1.0}
     return tuple(
-        Placed(concept, x, y, size, attribute=attribute, variant=int(rng.integers(VARIANTS)))
-        for (concept, attribute), (x, y, size) in zip(what, place(rng, len(what)))
+        Placed(
+            concept,
+            x,
+            y,
+            size / within.get(attribute or "", 1.0),
+            attribute=attribute,
+            variant=int(rng.integers(layout.variants)),
+        )
+        for (concept, attribute), (x, y, size) in zip(what, place(rng, len(what), layout))
     )
 
 
 class SceneSource:
     """An endless, seeded source of scenes: none (10 %), one (45 %) or two objects."""
 
-    def __init__(self, icons: Path, styles: tuple[Style, ...] = STYLES) -> None:
-        self.icons, self.styles = icons, styles
+    def __init__(self, icons: Path, styles: tuple[Style, ...] = STYLES, layout: Layout = Layout()) -> None:
+        self.icons, self.styles, self.layout = icons, styles, layout
         self.can_draw = {s.package: frozenset(available(icons, s)) for s in styles}
 
     def thing(self, rng: np.random.Generator, style: Style) -> tuple[str, str | None]:
@@ -117,9 +174,13 @@ class SceneSource:
         style = self.styles[rng.integers(len(self.styles))]
         ground = str(rng.choice([b[0] for b in BACKGROUNDS]))
         n = int(rng.choice(3, p=(0.1, 0.45, 0.45)))
-        objects = compose(rng, style, ground, [self.thing(rng, style) for _ in range(n)])
-        said = caption(rng, style if rng.random() < 0.5 else None, ground if rng.random() < 0.8 else None, objects, bool(rng.random() < 0.5))
+        what = [self.thing(rng, style) for _ in range(n)]
+        objects = compose(rng, what, self.layout)
+        said = caption(
+            rng,
+            style if rng.random() < 0.5 else None,
+            ground if rng.random() < 0.8 else None,
+            objects,
+            bool(rng.random() < 0.5),
+        )
         return Scene(style, ground, objects, said)
-
-
-__all__ = ["Scene", "SceneSource", "CONCEPTS", "caption", "compose", "phrase", "place"]

@@ -20,7 +20,7 @@ def folder() -> Path:
 
 
 class TextEncoder:
-    """Sentences → token states and their mean, by ``transformers`` (the host's own BERT gives the same; a test compares)."""
+    """Sentences → token states, by ``transformers`` (the host's own BERT gives the same; a test compares)."""
 
     def __init__(self) -> None:
         from transformers import AutoModel, AutoTokenizer

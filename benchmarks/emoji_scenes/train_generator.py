@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,8 +12,22 @@ from torch import Tensor
 
 from .dataset import Shards
 from .generator import Generator, GeneratorConfig
+from .scenes import FINE, Layout
 
 RATE, WARMUP, DROP, DECAY = 2e-3, 200, 0.1, 0.998
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A stretch of training on one layout of scenes."""
+
+    layout: Layout
+    noisy: float  # shift of the logit-normal times towards noise, where the layout of a scene is decided
+    steps: int  # the cosine's length
+    until: int  # where to stop
+
+
+COURSE = (Lesson(FINE, 0.0, 7000, 3500), Lesson(Layout(), 0.4, 6500, 6500))
 
 
 def rate(step: int, steps: int) -> float:
@@ -21,43 +35,59 @@ def rate(step: int, steps: int) -> float:
     if step < WARMUP:
         return (step + 1) / WARMUP
     progress = min(1.0, (step - WARMUP) / max(1, steps - WARMUP))
-    return (0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi)))))
+    return 0.02 + 0.98 * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
 
 
-def train(folder: Path, empty: tuple[Tensor, Tensor], steps: int, size: int = 32, config: GeneratorConfig = GeneratorConfig(), seed: int = 0, every: int = 500, compiled: bool = True) -> Path:
-    """Train on the shards in ``folder``; checkpoints and log there; resumes from the last checkpoint. ``empty`` = states and pool of ""."""
+def train(
+    folder: Path, empty: tuple[Tensor, Tensor], lesson: Lesson, begin: Path | None = None, size: int = 32,
+    config: GeneratorConfig = GeneratorConfig(), seed: int = 0, every: int = 500,
+) -> Path:  # fmt: skip
+    """Train one lesson on the shards in ``folder`` → its checkpoint; resumes from it; ``begin`` is the lesson before's.
+
+    ``empty`` are the states (L, 384) and the pool (384,) of the empty prompt, which replaces a tenth of the captions.
+    """
     torch.manual_seed(seed)
     shards, net = Shards(folder), Generator(config)
-    hidden = [p for name, p in net.named_parameters() if p.ndim == 2 and "_blocks." in name and ".lin." not in name]
+    hidden = [
+        p for name, p in net.named_parameters() if p.ndim == 2 and "_blocks." in name and ".lin." not in name
+    ]
     chosen = {id(p) for p in hidden}
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(hidden, 0.02, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"),
-        torch.optim.AdamW([p for p in net.parameters() if id(p) not in chosen], RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+        torch.optim.AdamW(
+            [p for p in net.parameters() if id(p) not in chosen],
+            RATE,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=True,
+        ),
     ]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
-    average = {k: v.clone() for k, v in net.state_dict().items()}
     tag = f"{config.width}-{config.double}-{config.single}"
     checkpoint, start = folder / f"generator-{tag}.pt", 0
+    if begin is not None:
+        net.load_state_dict(torch.load(begin, weights_only=True)["net"])
+    average = {k: v.clone() for k, v in net.state_dict().items()}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         net.load_state_dict(state["net"])
         for o, held in zip(optimizers, state["optimizers"]):
             o.load_state_dict(held)
         average, start = state["average"], state["step"]
-    forward = torch.compile(net) if compiled else net
+    forward = torch.compile(net)
     began, total = time.time(), 0.0
-    for step in range(start, steps):
+    for step in range(start, lesson.until):
         batch = shards.batch(step, size, seed)
         g = torch.Generator().manual_seed(seed * 7_000_003 + step)
         drop = torch.rand(size, generator=g) < DROP
         context, y, lengths = batch.context, batch.pooled, batch.lengths.clone()
         context[drop], y[drop], lengths[drop] = 0.0, empty[1], empty[0].shape[0]
         context[drop, : empty[0].shape[0]] = empty[0]
-        t = torch.randn(size, generator=g).sigmoid()
+        t = (lesson.noisy + torch.randn(size, generator=g)).sigmoid()
         noise = torch.randn(batch.latents.shape, generator=g)
         at = t[:, None, None, None]
         for o, peak in zip(optimizers, peaks):
-            o.param_groups[0]["lr"] = peak * rate(step, steps)
+            o.param_groups[0]["lr"] = peak * rate(step, lesson.steps)
         with torch.autocast("cpu", torch.bfloat16):
             velocity = forward((1 - at) * batch.latents + at * noise, t, context, y, lengths)
         loss = (velocity.float() - (noise - batch.latents)).square().mean()
@@ -71,12 +101,29 @@ def train(folder: Path, empty: tuple[Tensor, Tensor], steps: int, size: int = 32
             average[k].lerp_(v, 1 - decay)
         total += loss.item()
         if (step + 1) % 100 == 0:
-            print(f"{tag} step {step + 1}/{steps} loss {total / 100:.4f} {(time.time() - began) / (step + 1 - start):.3f} s/step", flush=True)
+            print(
+                f"{tag} step {step + 1}/{lesson.until} loss {total / 100:.4f} "
+                f"{(time.time() - began) / (step + 1 - start):.3f} s/step",
+                flush=True,
+            )
             total = 0.0
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if (step + 1) % every == 0 or step + 1 == lesson.until:
             partial = checkpoint.with_suffix(".part")
-            torch.save({"net": net.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "average": average, "step": step + 1, "config": asdict(config)}, partial)
+            torch.save(
+                {
+                    "net": net.state_dict(),
+                    "optimizers": [o.state_dict() for o in optimizers],
+                    "average": average,
+                    "step": step + 1,
+                    "config": asdict(config),
+                },
+                partial,
+            )
             partial.replace(checkpoint)
-    out = folder / f"generator-{tag}.safetensors"
+    return checkpoint
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the averaged weights in float16, under the names of FLUX's checkpoints."""
+    average = torch.load(checkpoint, weights_only=True)["average"]
     save_file({k: v.half().contiguous() for k, v in average.items()}, out)
-    return out

@@ -9,7 +9,7 @@ from .install import install
 
 
 def boot(version: str = "0.30.0") -> str:
-    """Put the host on the path and start it with its CPU settings → its version. Call before anything imports ``comfy``."""
+    """Put the host on the path, with its CPU settings → its version. Call before anything imports ``comfy``."""
     root = os.environ.get("STEERDIT_COMFYUI") or str(install(version))
     sys.path.insert(0, root)
     argv, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
@@ -17,7 +17,7 @@ def boot(version: str = "0.30.0") -> str:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401  (parses the arguments once, at import)
+        import comfy.cli_args
     finally:
         sys.argv = argv
     import comfyui_version

@@ -1,0 +1,80 @@
+"""Draws and trains the world again, from seeds: ``nox -s world``. Hours on one core; every part resumes.
+
+python -m steerdit.benchmarks.emoji_scenes [--folder .nox/world] [--ship]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from . import weights
+from .codec import LinearCodec
+from .dataset import make_shard, pictures
+from .icons import icons
+from .scenes import Layout, SceneSource
+from .text import TextEncoder, pooled
+from .train_generator import COURSE, export
+from .train_generator import train as train_generator
+from .train_oracle import train as train_oracle
+
+SHARDS, SHARD = 24, 2000
+CODEC_SEEDS = range(10_000_000, 10_000_600)
+
+
+def draw(folder: Path, layout: Layout, codec: Path) -> None:
+    """Draw the shards of a layout that are not there yet; the codec is fitted to pictures of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, text = SceneSource(icons(), layout=layout), TextEncoder()
+    if not codec.exists():
+        LinearCodec.fit(pictures(source, CODEC_SEEDS)[0].float() / 255).save(codec)
+    for i in range(SHARDS):
+        shard = folder / f"shard-{i:04}.safetensors"
+        if not shard.exists():
+            make_shard(shard, source, LinearCodec.load(codec), text, range(i * SHARD, (i + 1) * SHARD))
+            print(f"drew {shard.name} of {layout}", flush=True)
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument(
+        "--folder", type=Path, default=Path(".nox/world"), help="where drawings and checkpoints go"
+    )
+    ask.add_argument("--ship", action="store_true", help="copy the weights into the repository")
+    args = ask.parse_args()
+    torch.set_num_threads(1)
+    made: Path = args.folder / "weights"
+    made.mkdir(parents=True, exist_ok=True)
+    codec = made / weights.FILES["codec"]
+    states, lengths = TextEncoder()([""])
+    empty = states[0], pooled(states, lengths)[0]
+    checkpoint, lesson_folder = None, args.folder
+    for i, lesson in enumerate(COURSE):
+        lesson_folder = args.folder / f"lesson-{i}"
+        draw(lesson_folder, lesson.layout, codec)
+        checkpoint = train_generator(lesson_folder, empty, lesson, checkpoint)
+    assert checkpoint is not None
+    export(checkpoint, made / weights.FILES["generator"])
+    shutil.copy(
+        train_oracle(lesson_folder, SceneSource(icons()), LinearCodec.load(codec)),
+        made / weights.FILES["oracle"],
+    )
+    os.environ["STEERDIT_WORLD"] = str(made.resolve())
+    from ..hosting.in_process import boot
+
+    boot()
+    from .make_bundle import make  # imports the host
+
+    with torch.no_grad():
+        make(made)
+    if args.ship:
+        weights.ship(made)
+    print(f"the world's weights are in {made}")
+
+
+if __name__ == "__main__":
+    main()
