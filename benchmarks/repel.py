@@ -36,6 +36,7 @@ def thing_prompts(per_thing: int, pairs: int) -> tuple[list[Any], list[Any]]:
             None,
             tuple(things),
             None,
+            None,
             int(rng.integers(2**31)),
         )
 
@@ -50,12 +51,13 @@ def thing_prompts(per_thing: int, pairs: int) -> tuple[list[Any], list[Any]]:
 
 
 def steered(model: Any, bundle: Any) -> Iterator[tuple[str, Any]]:
-    """The model under each method, by the nodes' own code and their defaults, with the image gate."""
-    from ..nodes.steer import Blend, Repel
+    """The model under each method, by the nodes' own code and with the defaults that people meet."""
+    from ..nodes.steer import BlendNode, RepelNode
 
     yield "base", model
-    yield "repel", Repel.execute(model, bundle, gate="image").args[0]
-    yield "blend", Blend.execute(model, bundle, gate="image").args[0]
+    for name, node in (("repel", RepelNode), ("blend", BlendNode)):
+        defaults = {i.id: i.default for i in node.define_schema().inputs if hasattr(i, "default")}
+        yield name, node.execute(**{**defaults, "model": model, "bundle": bundle}).args[0]
 
 
 def judge_methods(n: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any], float]:

@@ -1,152 +1,69 @@
-"""Makes the shipped bundle: records the generator, trains an SAE a site, selects, calibrates, writes.
+"""Makes the shipped bundle: records the generator, trains an SAE a site, selects, adapts, calibrates, writes.
 
-Recording runs in the host by the same wrapper that steers. Needs the host on the path (see benchmarks/hosting).
+Needs the host on the path (see benchmarks/hosting).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...host.attach import attach
-from ...host.recording import Recorded, Recorder
-from ...host.sampling import Sampling, encode_prompts, sample_prompts
+from ...evaluation import rates
+from ...host.sampling import Sampling
 from ...steering.formats.bundle import Bundle, write_bundle
 from ...steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
-from ...steering.plan import Entry
-from ...steering.schedules import Schedule
 from ...steering.sites import Site
-from ...training.calibration import Calibration, calibrate
+from ...training.calibration import calibrate
 from ...training.counterparts import counterparts
 from ...training.sae import SAEConfig, TrainedSAE, train_sae
 from ...training.selection import select, unsafe_scores
 from . import in_host, weights
 from .concepts import CATEGORIES
-from .prompts import Prompt, prompts
+from .prompts import Prompt
+from .recording import Prompts, Recording, paired, record, record_text
 
-SITES = tuple(Site.parse(s) for s in ("text", "double.1.image", "single.0.image", "single.1.image"))
+TEXT = Site.parse("text")
+IMAGE_SITES = tuple(Site.parse(s) for s in ("double.1.image", "single.0.image", "single.1.image"))
 TRAIN_SEED, CALIBRATE_SEED = 101, 202  # the benchmarks judge with others
 EVERY = 3  # of the 20 steps, which are recorded
+WORDS = 8  # times as many prompts at the site text, where they cost nothing
+CONFIG = SAEConfig(latents=1024, k=24, steps=2500, batch=1024)
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Activations of one site. Rows of one visit are (prompt, step, token)."""
+def make(folder: Path, n: int = 120, count: int = 12, config: SAEConfig = CONFIG) -> Bundle:
+    """Make the bundle from n unsafe, n mixed and n benign prompts, with at most ``count`` latents a label.
 
-    tokens: Tensor  # (n, d), float16
-    prompt: Tensor  # (n,)
-    step: Tensor  # (n,)
-
-
-def record(
-    model: Any,
-    clip: Any,
-    texts: Sequence[str],
-    seeds: Sequence[int],
-    every: int,
-    sampling: Sampling = Sampling(),
-) -> dict[Site, Recording]:
-    """Generate the texts and keep what passes the sites, every so many steps; the conditioning, once."""
-    kept: dict[Site, list[tuple[Tensor, int, int]]] = {site: [] for site in SITES}
-    numbers: list[int] = []
-
-    def keep(r: Recorded) -> None:
-        step = round((1 - r.sigma) * sampling.steps)
-        if step == 0 if r.site.block == "text" else step % every == every // 2:
-            kept[r.site].append((r.tokens, numbers[r.image], step))
-
-    recorder = Recorder(keep, torch.float16)
-    watched = attach(model, [Entry(site, recorder, Schedule()) for site in SITES])
-    encoded = encode_prompts(clip, [*texts, ""])
-    todo = sample_prompts(watched, encoded[:-1], encoded[-1], seeds, sampling, announce=numbers)
-    for done, _ in todo:
-        print(f"recorded {len(done)} of {len(texts)}", flush=True)
-
-    def gather(parts: list[tuple[Tensor, int, int]]) -> Recording:
-        lengths = torch.tensor([len(t) for t, _, _ in parts])
-        return Recording(
-            torch.cat([t for t, _, _ in parts]),
-            *(torch.tensor([p[i] for p in parts]).repeat_interleave(lengths) for i in (1, 2)),
-        )
-
-    return {site: gather(parts) for site, parts in kept.items()}
-
-
-def risk_groups(chosen: Sequence[Prompt], category: str) -> list[set[int]]:
-    """Numbers of the prompts that share one thing of the category, or its attribute: each gets its own latents."""
-    labels = sorted({p.unsafe for p in chosen if p.category == category and p.unsafe})
-    return [{i for i, p in enumerate(chosen) if p.unsafe == label} for label in labels]
-
-
-def mean_latents(z: Tensor, prompt: Tensor, which: set[int]) -> Tensor:
-    return z[torch.isin(prompt, torch.tensor(sorted(which)))].mean(0)
-
-
-def select_latents(z: Tensor, prompt: Tensor, chosen: Sequence[Prompt], count: int) -> dict[str, list[int]]:
-    """Per category, the latents particular to one of its labels against all prompts that lack the category."""
-    out: dict[str, list[int]] = {}
-    for category in CATEGORIES:
-        rest = mean_latents(
-            z,
-            prompt,
-            {i for i in range(2 * len(chosen)) if i >= len(chosen) or chosen[i].category != category},
-        )
-        found: list[int] = []
-        for group in risk_groups(chosen, category):
-            unsafe = mean_latents(z, prompt, group)
-            found += [f for f in select(unsafe_scores(unsafe, rest), unsafe, rest, count) if f not in found]
-        out[category] = sorted(found)
-    return out
-
-
-def best_scores(sae: TrainedSAE, latents: list[int], r: Recording, n: int) -> tuple[Tensor, Tensor]:
-    """Category scores of tokens (rows,), and the largest per prompt over all its tokens and steps (n,)."""
-    scores = torch.cat([sae.encode(part)[:, latents].sum(1) for part in r.tokens.split(8192)])
-    return scores, torch.zeros(n).scatter_reduce(0, r.prompt, scores, "amax")
-
-
-def as_rate(c: Any) -> Rate:
-    return Rate(c.value, c.low, c.high)
-
-
-def make(
-    folder: Path,
-    per_category: int = 60,
-    count: int = 12,
-    config: SAEConfig = SAEConfig(latents=1024, k=24, steps=2500, batch=1024),
-) -> Bundle:
+    Blend's counterpart of a risk is, among words, a benign noun in its place; in pictures, the scene without it.
+    """
     clip, model = in_host.text_encoder(), in_host.generator()
-    n = per_category * len(CATEGORIES)
-    risky = [*prompts("unsafe", n // 2, TRAIN_SEED), *prompts("mixed", n // 2, TRAIN_SEED)]
-    rewrites = [p.rewrite or "" for p in risky]
-    benign = list(prompts("benign", n // 2, TRAIN_SEED))
-    texts = [p.text for p in risky] + rewrites + [p.text for p in benign]
-    seeds = [p.seed for p in risky] * 2 + [p.seed for p in benign]
-    recorded = record(model, clip, texts, seeds, EVERY)
-    fresh_benign = list(prompts("benign", 2 * n, CALIBRATE_SEED))
-    fresh_risky = [*prompts("unsafe", n, CALIBRATE_SEED), *prompts("mixed", n, CALIBRATE_SEED)]
-    fresh = record(
-        model,
-        clip,
-        [p.text for p in (*fresh_benign, *fresh_risky)],
-        [p.seed for p in (*fresh_benign, *fresh_risky)],
-        1,
+    seen, judged = (Prompts.drawn(n, seed) for seed in (TRAIN_SEED, CALIBRATE_SEED))
+    words, judged_words = (
+        Prompts.drawn(WORDS * n, seed, swapped=True) for seed in (TRAIN_SEED, CALIBRATE_SEED)
     )
+    pictures = record(model, clip, IMAGE_SITES, seen, EVERY, Sampling())
+    fresh = record(model, clip, IMAGE_SITES, judged, 1, Sampling())
+    cases = {TEXT: (record_text(clip, words), words, record_text(clip, judged_words), judged_words)}
+    cases |= {site: (pictures[site], seen, fresh[site], judged) for site in IMAGE_SITES}
     sites: dict[Site, SaeSite] = {}
     tensors: dict[str, Tensor] = {}
-    for site in SITES:
-        sae = train_sae(recorded[site].tokens, config)
+    for site, (r, said, fresh_r, fresh_said) in cases.items():
+        sae = train_sae(r.tokens, config)
         print(f"{site}: fvu {sae.fvu:.3f} l0 {sae.l0:.1f} dead {sae.dead:.2f}", flush=True)
-        sites[site], named = make_site(
-            site, sae, recorded[site], fresh[site], risky, len(fresh_benign), fresh_risky, count
+        chosen, parts = describe(sae, r, said, count)
+        sites[site] = SaeSite(
+            width=sae.encoder.shape[1],
+            latents=len(sae.encoder),
+            activation="jumprelu",
+            k=sae.k,
+            input_scale=sae.input_scale,
+            categories=gated(site, sae, chosen, fresh_r, fresh_said),
         )
-        tensors |= named
+        tensors |= {f"{site}.{part}": t.half() if t.ndim == 2 else t for part, t in parts.items()}
     header = BundleHeader(
         name="Emoji scenes safety",
         family="flux",
@@ -154,58 +71,23 @@ def make(
         license="Apache-2.0",
         made=Made(
             "steerdit 0.1.0",
-            {
-                "prompts": len(texts),
-                "seed": TRAIN_SEED,
-                "steps": config.steps,
-                "k": config.k,
-                "latents_a_label": count,
-            },
+            {"prompts": n, "prompt_seed": TRAIN_SEED, "latents_a_label": count, **asdict(config)},
         ),
         sites=sites,
     )
     return write_bundle(folder / weights.FILES["bundle"], header, tensors)
 
 
-def make_site(
-    site: Site,
-    sae: TrainedSAE,
-    r: Recording,
-    fresh: Recording,
-    risky: Sequence[Prompt],
-    benign: int,
-    fresh_risky: Sequence[Prompt],
-    count: int,
-) -> tuple[SaeSite, dict[str, Tensor]]:
-    """Select, adapt and calibrate at one site → its description and tensors."""
+def describe(
+    sae: TrainedSAE, r: Recording, said: Prompts, count: int
+) -> tuple[dict[str, list[int]], dict[str, Tensor]]:
+    """Select the latents of each category and adapt their decoder rows → latents, and the site's tensors."""
     z = torch.cat([sae.encode(part).half() for part in r.tokens.split(8192)]).float()
-    chosen = select_latents(z, r.prompt, risky, count)
+    chosen = {category: select_latents(z, r.prompt, said, category, count) for category in CATEGORIES}
     union = sorted({f for latents in chosen.values() for f in latents})
     adapted = sae.decoder.clone()
-    adapted[union] += sae.input_scale * counterparts(*paired(z[:, union], r, len(risky)))
-    categories: dict[str, Category] = {}
-    for category, latents in chosen.items():
-        if not latents:
-            print(f"{site}: no latent is particular to {category}", flush=True)
-            continue
-        tokens, best = best_scores(sae, latents, fresh, benign + len(fresh_risky))
-        is_risky = torch.tensor([p.category == category for p in fresh_risky])
-        image: Calibration = calibrate(best[:benign], best[benign:][is_risky], 0.995, 1.05)
-        token = calibrate(tokens[fresh.prompt < benign], tokens[fresh.prompt >= benign], 0.999)
-        categories[category] = Category(
-            tuple(latents),
-            (1.0,) * len(latents),
-            Gate(token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall)),
-        )
-        print(
-            f"{site} {category}: {len(latents)} latents, image gate {image.threshold:.3f}, "
-            f"false positive {image.false_positive.value:.3f}, recall {image.recall.value:.3f}",
-            flush=True,
-        )
-    description = SaeSite(
-        sae.encoder.shape[1], len(sae.encoder), "jumprelu", sae.k, sae.input_scale, categories
-    )
-    named = {
+    adapted[union] += sae.input_scale * counterparts(*paired(z[:, union], r, len(said.risky)))
+    return chosen, {
         "encoder": sae.encoder,
         "encoder_bias": sae.encoder_bias,
         "decoder": sae.decoder,
@@ -213,24 +95,55 @@ def make_site(
         "threshold": sae.threshold,
         "decoder_adapted": adapted,
     }
-    return description, {f"{site}.{part}": t.half() if t.ndim == 2 else t for part, t in named.items()}
 
 
-def paired(z: Tensor, r: Recording, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents and activations of unsafe prompts 0 … n−1 beside those of their rewrites n … 2n−1, token by token.
+def select_latents(z: Tensor, prompt: Tensor, said: Prompts, category: str, count: int) -> list[int]:
+    """The latents particular to one of the category's labels, against all prompts that lack the category."""
 
-    Pairs of texts with unequal numbers of tokens, which cannot be laid side by side, are left out.
-    """
-    left, right = [], []
-    where: dict[int, Tensor] = {int(p): (r.prompt == p).nonzero().flatten() for p in r.prompt.unique()}
-    for i in range(n):
-        a, b = where[i], where[n + i]
-        if len(a) == len(b):
-            left.append(a)
-            right.append(b)
-    if not left:
-        raise ValueError(
-            "no rewrite has as many tokens as its unsafe prompt: Blend cannot be made at this site"
+    def mean(which: set[int]) -> Tensor:
+        return z[torch.isin(prompt, torch.tensor(sorted(which)))].mean(0)
+
+    having = {i: p for i, p in enumerate(said.risky) if p.category == category}
+    rest = mean(set(range(len(said.texts))) - set(having))
+    found: set[int] = set()
+    for group in by_label(having.items()):
+        unsafe = mean(group)
+        found.update(select(unsafe_scores(unsafe, rest), unsafe, rest, count))
+    return sorted(found)
+
+
+def by_label(numbered: Iterable[tuple[int, Prompt]]) -> list[set[int]]:
+    """Numbers of the prompts that share one thing of the category, or its attribute: each gets its own latents."""
+    groups: dict[str, set[int]] = {}
+    for i, p in numbered:
+        groups.setdefault(p.unsafe or "", set()).add(i)
+    return list(groups.values())
+
+
+def gated(
+    site: Site, sae: TrainedSAE, chosen: dict[str, list[int]], r: Recording, said: Prompts
+) -> dict[str, Category]:
+    """Calibrate the gates of each category on prompts that nothing was trained on."""
+    risky, benign = len(said.risky), 2 * len(said.risky)
+    categories: dict[str, Category] = {}
+    for category, latents in chosen.items():
+        if not latents:
+            print(f"{site}: no latent is particular to {category}", flush=True)
+            continue
+        scores = torch.cat([sae.encode(part)[:, latents].sum(1) for part in r.tokens.split(8192)])
+        best = torch.zeros(len(said.texts)).scatter_reduce(0, r.prompt, scores, "amax")
+        having = torch.tensor([p.category == category for p in said.risky])
+        image = calibrate(best[benign:], best[:risky][having], 0.995, 1.05)
+        token = calibrate(scores[r.prompt >= risky], scores[r.prompt < risky], 0.999)
+        gate = Gate(token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall))
+        categories[category] = Category(tuple(latents), (1.0,) * len(latents), gate)
+        print(
+            f"{site} {category}: {len(latents)} latents, image gate {image.threshold:.3f}, "
+            f"false positive {image.false_positive.value:.3f}, recall {image.recall.value:.3f}",
+            flush=True,
         )
-    a, b = torch.cat(left), torch.cat(right)
-    return z[a], r.tokens[a].float(), r.tokens[b].float()
+    return categories
+
+
+def as_rate(r: rates.Rate) -> Rate:
+    return Rate(r.value, r.low, r.high)

@@ -18,7 +18,10 @@ class Prompt:
     category: str | None  # of the risk
     unsafe: str | None  # the label that should not be seen
     benign: tuple[str, ...]  # the things that should be seen
-    rewrite: str | None  # the same sentence with the risk taken out
+    rewrite: (
+        str | None
+    )  # the same sentence with the risk taken out: the thing is gone, or is no longer bloody or burning
+    swap: str | None  # the same sentence with a benign thing in the risk's place
     seed: int
 
 
@@ -63,18 +66,25 @@ def _noun(rng: np.random.Generator, concept: str, held_out: bool = False) -> str
     return c.name if rng.random() < 0.5 else str(rng.choice(c.synonyms))
 
 
-def _unsafe(rng: np.random.Generator, category: str, held_out: bool) -> tuple[str, str, tuple[str, ...], str]:
-    """→ phrase, label, benign things that carry it, rewritten phrase."""
+@dataclass(frozen=True)
+class _Risk:
+    phrase: str
+    label: str
+    carriers: tuple[str, ...]  # the benign things that carry it
+    gone: str | None  # the phrase without the risk; None where nothing is left
+    swapped: str
+
+
+def _risk(rng: np.random.Generator, category: str, held_out: bool) -> _Risk:
     carrier = str(rng.choice([c.name for c in BENIGN]))
     noun = _noun(rng, carrier)
     for a in ATTRIBUTES:
         if a.name == category:
-            words = a.held_out if held_out else a.before + a.after
-            word = str(rng.choice(words))
+            word = str(rng.choice(a.held_out if held_out else a.before + a.after))
             phrase = f"{article(noun)} {word}" if word in a.after else article(noun, word)
-            return phrase, category, (carrier,), article(noun)
+            return _Risk(phrase, category, (carrier,), article(noun), article(noun))
     thing = str(rng.choice([c.name for c in UNSAFE_THINGS if c.category == category]))
-    return article(_noun(rng, thing, held_out)), thing, (), article(noun)
+    return _Risk(article(_noun(rng, thing, held_out)), thing, (), None, article(noun))
 
 
 def prompts(
@@ -83,26 +93,23 @@ def prompts(
     """n prompts of a kind, the categories in turn. ``held_out``: the risk by names that no training caption has."""
     for i in range(n):
         rng = np.random.default_rng((seed, i, len(kind)))
-        sentence, noise = _sentence(rng), int(rng.integers(2**31))
+        say, noise = _sentence(rng), int(rng.integers(2**31))
         if kind == "benign":
-            things = [
+            things = tuple(
                 str(t) for t in rng.choice([c.name for c in BENIGN], int(rng.integers(1, 3)), replace=False)
-            ]
+            )
             yield Prompt(
-                sentence(*(article(_noun(rng, t)) for t in things)),
-                kind,
-                None,
-                None,
-                tuple(things),
-                None,
-                noise,
+                say(*(article(_noun(rng, t)) for t in things)), kind, None, None, things, None, None, noise
             )
             continue
-        risk = category or CATEGORIES[i % len(CATEGORIES)]
-        phrase, label, carriers, safe = _unsafe(rng, risk, held_out)
+        name = category or CATEGORIES[i % len(CATEGORIES)]
+        risk = _risk(rng, name, held_out)
         if kind == "unsafe":
-            yield Prompt(sentence(phrase), kind, risk, label, (), sentence(safe), noise)
+            gone = say(risk.gone or "nothing")
+            yield Prompt(say(risk.phrase), kind, name, risk.label, (), gone, say(risk.swapped), noise)
             continue
-        other = str(rng.choice([c.name for c in BENIGN if c.name not in carriers]))
+        other = str(rng.choice([c.name for c in BENIGN if c.name not in risk.carriers]))
         beside = article(_noun(rng, other))
-        yield Prompt(sentence(phrase, beside), kind, risk, label, (other,), sentence(safe, beside), noise)
+        gone = say(risk.gone, beside) if risk.gone else say(beside)
+        swap = say(risk.swapped, beside)
+        yield Prompt(say(risk.phrase, beside), kind, name, risk.label, (other,), gone, swap, noise)

@@ -110,8 +110,8 @@ def caption(
 class Layout:
     """Where objects may lie, in pixels.
 
-    The codec's patches are 8 wide and the generator's tokens 16: the finer the grid, and the more sizes, the more shifts
-    of every edge a small generator has to learn.
+    The codec's patches are 8 wide and the generator's tokens 16: the finer the grid, and the more sizes, the more
+    shifts of every edge a small generator has to learn.
     """
 
     grid: int = 16
