@@ -95,12 +95,14 @@ class FrontEnd:
         self.driver = driver
 
     def is_ready(self) -> bool:
-        """Whether the page has built its canvas and asked the host for its nodes."""
+        """Whether the page knows the host's nodes, shows a workflow and takes clicks."""
         return bool(
             self.run(
-                "return !!app?.rootGraph && !!app.canvas && Object.keys(app.rootGraph.nodes ?? {}).length >= 0"
+                "return !!app?.rootGraph && !!app.canvas"
+                " && !!document.querySelector('[data-testid=topbar-workflow-tabs]')?.innerText.trim()"
                 " && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 50"
                 " && !!document.querySelector('[data-testid=queue-button]')"
+                " && !document.querySelector('.p-blockui-mask')"  # the curtain while a workflow loads
             )
         )
 
@@ -181,12 +183,35 @@ class FrontEnd:
         return self.run("return JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
 
     def press_run(self) -> None:
-        """Click the Run button."""
-        self.driver.find_element("css selector", "[data-testid=queue-button]").click()
+        """Click the Run button; where the front end's curtain of loading got stuck before it, press ctrl-Enter."""
+        from selenium.webdriver import ActionChains, Keys
+
+        try:
+            self.wait_for(self.is_ready, "a page that takes clicks", timeout=15)
+        except BrowserError:
+            ActionChains(self.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(
+                Keys.CONTROL
+            ).perform()
+        else:
+            self.driver.find_element("css selector", "[data-testid=queue-button]").click()
+
+    def idle(self) -> bool:
+        """Whether the host has nothing queued or running."""
+        return bool(
+            self.driver.execute_async_script(
+                "const done = arguments[0];"
+                "fetch('/prompt').then(r => r.json()).then(p => done(p.exec_info.queue_remaining === 0))"
+            )
+        )
 
     def fit_view(self) -> None:
-        """Show the whole workflow."""
-        self.run("return app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        """Show the whole workflow, with its texts however small, and nothing in front of it."""
+        self.driver.execute_async_script(
+            f"{APP} const done = arguments[0], manager = app.extensionManager;"
+            "Promise.all([manager.setting.set('LiteGraph.Canvas.MinFontSizeForLOD', 0),"
+            "             manager.setting.set('Comfy.Minimap.Visible', false)])"
+            ".then(() => manager.command.execute('Comfy.Canvas.FitView')).then(done, done)"
+        )
         time.sleep(1.0)  # it glides there
 
     def pictures(self, node: int) -> list[Shown]:
