@@ -16,7 +16,7 @@ from ..steering.sae import SelectedLatents
 from ..steering.schedules import Schedule
 from ..steering.sites import Site
 from .families import family_of
-from .run import sampling_run
+from .run import sampler_run, sampling_run
 from .weights import latents_patcher
 from .wrapper import PLAN_KEY, steered_call
 
@@ -50,7 +50,11 @@ def attach(model: Any, entries: Iterable[Entry], latents: Sequence[Any] = ()) ->
         return clone
     options = clone.model_options["transformer_options"]
     options[PLAN_KEY] = options.get(PLAN_KEY, Plan()).adding(entries)
-    for kind, wrapper in ((WrappersMP.APPLY_MODEL, steered_call), (WrappersMP.OUTER_SAMPLE, sampling_run)):
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, sampling_run),
+        (WrappersMP.SAMPLER_SAMPLE, sampler_run),
+        (WrappersMP.APPLY_MODEL, steered_call),
+    ):
         clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     there = list(clone.get_additional_models_with_key(KEY))
@@ -92,9 +96,17 @@ def attach_bundle(
             found=f"a bundle for the family {bundle.family}",
             remedy="Choose a bundle made for this model, or the model that the bundle was made for.",
         )
+    sites = tuple(bundle.sites) if sites is None else sites
+    if sites and not any(bundle.sites[site].categories for site in sites):
+        raise SteeringError(
+            str(bundle.path),
+            expected=f"risk categories at {', '.join(map(str, sites))}",
+            found="none, so that nothing would be steered",
+            remedy="Choose other sites or another bundle.",
+        )
     entries: list[Entry] = []
     patchers: list[Any] = []
-    for site in bundle.sites if sites is None else sites:
+    for site in sites:
         sae = bundle.sites[site]
         chosen = {name: it for name, it in sae.categories.items() if categories is None or name in categories}
         if not chosen:

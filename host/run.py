@@ -9,10 +9,12 @@ a node that gets only the LATENT finds what fired.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -34,14 +36,35 @@ class Run:
     Args:
         negative: ids of the conditionings that are not steered; None where the host gives no ids.
         seed: of the run, for labels.
+        latent: shape (B, C, H, W) of the pictures that are made; None where it is not known.
     """
 
-    def __init__(self, negative: Collection[object] | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        negative: Collection[object] | None = None,
+        seed: int | None = None,
+        latent: Sequence[int] | None = None,
+    ) -> None:
         self.negative = negative
         self.seed = seed
+        self.latent = latent
         self.log = FiringLog()
+        self.calls = 0
+        """Of the model, steered or not."""
         self._wanted: set[Site] = set()
         self._visited: set[Site] = set()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Run:
+        return self  # other packs copy the options that hold it; the run stays one
+
+    @property
+    def batch(self) -> int | None:
+        """How many pictures are made at once."""
+        return None if self.latent is None else self.latent[0]
+
+    def is_whole(self, x: Tensor) -> bool:
+        """Whether latents (R, C, H, W) are whole pictures, not the crop of a conditioning's area."""
+        return self.latent is None or list(x.shape[-2:]) == list(self.latent[-2:])
 
     def steered_chunks(self, options: Mapping[str, Any]) -> list[int]:
         """Which equal chunks of a call's rows hold a positive conditioning.
@@ -65,19 +88,39 @@ class Run:
         self._wanted |= set(wanted)
         self._visited |= set(visited)
         if not may_skip:
-            self.finish()
+            _require_visited(set(wanted) - set(visited))
 
     def finish(self) -> None:
-        """Raises SteeringError if a site that should have been steered was never visited."""
-        missing = sorted(self._wanted - self._visited)
-        if missing:
+        """Raises SteeringError if the model, or a site that should have been steered, was never visited.
+
+        A run in which no modifier was due may be what the user wants, such as one half of a split schedule, but
+        it is said in the host's log.
+        """
+        _require_visited(self._wanted - self._visited)
+        if self._wanted:
+            return
+        if not self.calls:
             raise SteeringError(
-                ", ".join(map(str, missing)),
-                expected="the model to pass through the site while sampling",
-                found="that it never did",
-                remedy="A loader or node has replaced the model's forward pass and ignores the host's block hooks, so "
-                "nothing would have been steered. Load the model with the host's own nodes.",
+                "MODEL",
+                expected="every call of the model to pass through SteerDiT",
+                found="a run whose calls never did",
+                remedy="Another node drops the model's options, so nothing would have been steered. Steer without it.",
             )
+        logging.warning(
+            "SteerDiT: nothing was steered in this run: none of its noise levels lies between start_percent and "
+            "end_percent, or no positive conditioning was sampled."
+        )
+
+
+def _require_visited(missing: Collection[Site]) -> None:
+    if missing:
+        raise SteeringError(
+            ", ".join(map(str, sorted(missing))),
+            expected="the model to pass through the site while sampling",
+            found="that it never did",
+            remedy="A loader or node has replaced the model's forward pass and ignores the host's block hooks, so "
+            "nothing would have been steered. Load the model with the host's own nodes.",
+        )
 
 
 def digest(picture: Tensor) -> str:
@@ -116,28 +159,57 @@ def find_logs(latent: Tensor) -> list[tuple[FiringLog, int]]:
     return [entry for entry in found if entry is not None]
 
 
-def sampling_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
+def sampling_run(
+    executor: Any, noise: Tensor, latent_image: Any, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Any:
     """OUTER_SAMPLE wrapper: gives the run its state and files its log. The options are put back whatever happens."""
     guider = executor.class_obj
     options = guider.model_options
-    run = Run(negative=_negative_ids(guider), seed=args[7] if len(args) > 7 else kwargs.get("seed"))
+    seed = args[3] if len(args) > 3 else kwargs.get("seed")
+    run = Run(_negative_ids(guider), seed, tuple(noise.shape))
     guider.model_options = {
         **options,
         "transformer_options": {**options.get("transformer_options", {}), RUN_KEY: run},
     }
     try:
-        latent = executor(*args, **kwargs)
+        latent = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         guider.model_options = options
-    run.finish()
+    if len(sigmas) > 1:
+        run.finish()
     if isinstance(latent, Tensor) and latent.ndim >= 3:
         file_log(latent, run.log)
     return latent
 
 
+def sampler_run(executor: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
+    """SAMPLER_SAMPLE wrapper: the host has completed the conditionings and takes the first step next.
+
+    To give every area an opposite, the host copies conditionings from positive to negative and back, ids included.
+    Here each copy gets an id of its own.
+    """
+    seen: set[object] = set()
+    for one in _conditionings(guider):
+        if one.get("uuid") in seen:
+            one["uuid"] = uuid4()
+        seen.add(one.get("uuid"))
+    run = guider.model_options.get("transformer_options", {}).get(RUN_KEY)
+    if run is not None:
+        run.negative = _negative_ids(guider)
+    return executor(guider, *args, **kwargs)
+
+
+def _conditionings(guider: Any, kind: str = "") -> list[dict[str, Any]]:
+    """A guider's conditionings whose name in it contains `kind`."""
+    named: Mapping[str, Any] = getattr(guider, "conds", {})
+    return [one for name, of in named.items() if kind in name for one in of or ()]
+
+
 def _negative_ids(guider: Any) -> frozenset[object] | None:
-    conditionings: Mapping[str, Any] = getattr(guider, "conds", {})
-    if not all("uuid" in one for of in conditionings.values() for one in of or ()):
+    if not all("uuid" in one for one in _conditionings(guider)):
         return None
-    negatives = [of for name, of in conditionings.items() if "negative" in name]
-    return frozenset(one["uuid"] for of in negatives for one in of or ())
+    # Below 1 the negative is no longer guided away from: at 0 the picture is the negative's alone.
+    guidance = (getattr(guider, name, 1.0) for name in ("cfg", "cfg2"))
+    if any(scale < 1.0 for scale in guidance):
+        return frozenset()
+    return frozenset(one["uuid"] for one in _conditionings(guider, "negative"))

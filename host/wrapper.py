@@ -39,8 +39,9 @@ def steered_call(
     options: dict[str, Any] = {} if transformer_options is None else transformer_options
     model = executor.class_obj
     sigma = float(t.flatten()[0])
-    plan: Plan = options.get(PLAN_KEY, Plan()).active(sigma, model.model_sampling.percent_to_sigma)
+    plan = _plan(options).active(sigma, model.model_sampling.percent_to_sigma)
     run: Run = options.get(RUN_KEY) or Run()
+    run.calls += 1
     chunks = run.steered_chunks(options)
     if not plan.entries or not chunks:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -54,8 +55,8 @@ def steered_call(
     dit = model.diffusion_model
     family = family_of(dit)
     layout = family.layout(getattr(dit, "_orig_mod", dit), x, c_crossattn)
-    rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0])
-    call = Call(plan, run, family, layout, sigma, rows, images)
+    rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0], run.batch)
+    call = Call(plan, run, family, layout, sigma, x.shape[0], rows, images, run.is_whole(x))
     context = call.conditioning(c_crossattn)
     with running_eagerly(options):
         result = executor(x, t, c_concat, context, control, call.options_around(options), **kwargs)
@@ -64,17 +65,42 @@ def steered_call(
     return result
 
 
-def rows_of(chunks: Sequence[int], count: int, rows: int) -> tuple[slice | list[int], tuple[int, ...]]:
+def _plan(options: dict[str, Any]) -> Plan:
+    if PLAN_KEY not in options:
+        raise SteeringError(
+            "MODEL",
+            expected="the plan that the SteerDiT nodes have put into the model's options",
+            found="options without it",
+            remedy="Another node rebuilds the model's options, so nothing would be steered. Steer without it.",
+        )
+    return options[PLAN_KEY]
+
+
+def rows_of(
+    chunks: Sequence[int], count: int, rows: int, batch: int | None = None
+) -> tuple[slice | list[int], tuple[int, ...]]:
     """The rows of these chunks, and the picture that each belongs to.
 
     Args:
         count: how many chunks the call's rows consist of; each holds the whole batch of pictures.
+        batch: how many pictures that is, where it is known.
+
+    Raises:
+        SteeringError: only some chunks are meant, and the call does not consist of whole ones.
     """
-    batch = rows // count
-    images = tuple(range(batch)) * len(chunks)
-    if len(chunks) == count:
-        return slice(None), images
-    return [chunk * batch + image for chunk in chunks for image in range(batch)], images
+    batch = batch or max(rows // count, 1)
+    if len(chunks) == count:  # all of them, however they are cut
+        return slice(None), tuple(row % batch for row in range(rows))
+    if rows != count * batch:
+        raise SteeringError(
+            "MODEL",
+            expected=f"calls with {count * batch} rows: {count} conditionings × {batch} pictures",
+            found=f"{rows}",
+            remedy="Another node cuts up the host's batches, so that positive and negative rows cannot be told apart. "
+            "Steer without it.",
+        )
+    found = [chunk * batch + image for chunk in chunks for image in range(batch)]
+    return found, tuple(row % batch for row in found)
 
 
 @dataclass
@@ -86,10 +112,14 @@ class Call:
     family: Family
     layout: Layout
     sigma: float
+    count: int
+    """The rows of the call."""
     rows: slice | list[int]
     """The rows that are steered."""
     images: tuple[int, ...]
     """The picture of each of them."""
+    whole: bool = True
+    """Whether the rows are whole pictures, not crops."""
     visited: set[Site] = field(default_factory=set[Site])
 
     def conditioning(self, context: Tensor) -> Tensor:
@@ -124,6 +154,13 @@ class Call:
     def steered(self, site: Site, tokens: Tensor, span: slice) -> Tensor:
         """Tokens (R, L, d) with the span of the steered rows changed: a copy, or the same object if unchanged."""
         self.visited.add(site)
+        if tokens.shape[0] != self.count:
+            raise SteeringError(
+                f"site {site}",
+                expected=f"{self.count} rows, as the model was called with",
+                found=f"{tokens.shape[0]}",
+                remedy="Another node adds rows inside the model, and ours could not be told apart. Steer without it.",
+            )
         before = after = tokens[:, span][self.rows]
         if before.numel() == 0:  # a reference site without references
             return tokens
@@ -131,7 +168,7 @@ class Call:
             site=site,
             sigma=self.sigma,
             images=self.images,
-            grid=self.layout.grid if site.stream == "image" else None,
+            grid=self.layout.grid if site.stream == "image" and self.whole else None,
             seed=self.run.seed,
             observe=self.run.log.add,
         )

@@ -28,6 +28,10 @@ class Plan:
 
     entries: tuple[Entry, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Plan:
+        # Older hosts copy all of a model's options with each clone, and would copy the weights too.
+        return self
+
     def adding(self, entries: Iterable[Entry]) -> Plan:
         """This plan with entries after its own."""
         return Plan((*self.entries, *entries))
