@@ -81,6 +81,11 @@ def _inputs(strength: str, largest: float) -> list[Any]:
 def _steer(make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper_form: bool) -> io.NodeOutput:
     bundle: Bundle = inputs["bundle"]
     form = Form(inputs["form"])
+    sites = select_sites(inputs["sites"], bundle.sites)
+    # A category that these sites do not have would go unsteered without a word.
+    categories = dict.fromkeys(
+        name for site in sites or bundle.sites for name in bundle.sites[site].categories
+    )
 
     def modify(latents: SelectedLatents, gate: Gate) -> Modifier:
         return make(latents, gate, strength=inputs["strength"], keep_norm=inputs["keep_norm"], form=form)
@@ -90,8 +95,8 @@ def _steer(make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper
             inputs["model"],
             bundle,
             modify,
-            sites=select_sites(inputs["sites"], bundle.sites),
-            categories=select_categories(inputs["categories"], bundle.categories),
+            sites=sites,
+            categories=select_categories(inputs["categories"], categories),
             gate=inputs["gate"],
             schedule=Schedule(inputs["start_percent"], inputs["end_percent"]),
             whole=whole_in_paper_form and form is Form.PAPER,

@@ -15,6 +15,7 @@ came in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -41,7 +42,7 @@ class Step:
     images: tuple[int, ...] = ()
     """(R) which picture of the batch each row belongs to."""
     grid: tuple[int, int] | None = None
-    """Height and width of the generated picture in tokens; None where the tokens are no picture."""
+    """Height and width of the generated picture in tokens; None where the tokens are not a whole picture."""
     seed: int | None = None
     observe: Callable[[FiringRecord], None] | None = None
 
@@ -75,6 +76,16 @@ class Gated:
     """Scale each changed token back to its norm; the paper's forms never do."""
     form: Form = Form.DEFAULT
 
+    def __post_init__(self) -> None:
+        # A linked input comes past the widget's bounds, and less than nothing would add what should go.
+        if not 0 <= self.strength < math.inf:
+            raise SteeringError(
+                "strength",
+                expected="a finite number, at least 0",
+                found=f"{self.strength}",
+                remedy="Choose a strength within the node's range.",
+            )
+
     @property
     def width(self) -> int:
         return self.latents.width
@@ -83,7 +94,7 @@ class Gated:
         """The changed tokens (R, L, d), in their dtype; the same object where nothing acts.
 
         Raises:
-            SteeringError: an activation or a score is not finite.
+            SteeringError: an activation or a score is not finite, before or after the change.
         """
         x = tokens if tokens.dtype == torch.float64 else tokens.float()
         z = self.latents.encode(x)  # (R, L, S)
@@ -116,7 +127,15 @@ class Gated:
             )
         if self.strength == 0 or not is_open:
             return tokens
-        return self.edit(x, reading).to(tokens.dtype)
+        changed = self.edit(x, reading).to(tokens.dtype)
+        if not changed.isfinite().all():
+            raise SteeringError(
+                f"{step.site} at sigma {step.sigma:.4g}",
+                expected=f"numbers that {tokens.dtype} can hold",
+                found=f"an overflow after steering with strength {self.strength:g}",
+                remedy="Lower the strength, or keep the norm.",
+            )
+        return changed
 
     def edit(self, x: Tensor, reading: Reading) -> Tensor:
         """The changed activations (R, L, d); tokens with closed gates keep their bits."""
@@ -144,6 +163,7 @@ class Blend(Gated):
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.latents.require_adapted()
         if self.form is Form.PAPER:
             self.latents.require_whole("the paper's Blend")

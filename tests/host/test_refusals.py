@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from steerdit.steering import SteeringError
+from steerdit.steering import Site, SteeringError
 
 from .steered import blended, repelled
-from .synthetic import bundle
+from .synthetic import WEAPONS, bundle
 from .tiny import prompt, sample, tiny
 
 
@@ -89,6 +90,35 @@ def test_unknown_categories_and_sites(tmp_path: Path) -> None:
     model, file = tiny("flux", tmp_path), bundle(tmp_path, "flux")
     assert "weapons, bloody" in refusal(lambda: repelled(model, file, categories="weapon"))
     assert "double.1.image" in refusal(lambda: repelled(model, file, sites="double.7.image"))
+
+
+def test_a_category_that_the_chosen_sites_do_not_have(tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    weapons = bundle(tmp_path, "flux", ("text",), categories={"weapons": WEAPONS})
+    image = bundle(tmp_path, "flux", ("double.1.image", "text"), categories={})
+    sites = {
+        **image.sites,
+        Site("text"): dataclasses.replace(image.sites[Site("text")], categories={"weapons": WEAPONS}),
+    }
+    mixed = dataclasses.replace(image, header=dataclasses.replace(image.header, sites=sites))
+    repelled(model, mixed)
+    assert "weapons" in refusal(lambda: repelled(model, weapons, categories="bloody"))
+    assert "expected one of nothing" in refusal(
+        lambda: repelled(model, mixed, categories="weapons", sites="double.1.image")
+    )
+
+
+def test_a_bundle_without_categories(tmp_path: Path) -> None:
+    file = bundle(tmp_path, "flux", categories={})
+    message = refusal(lambda: repelled(tiny("flux", tmp_path), file))
+    assert f"{file.path}: expected risk categories at text, double.0.text" in message
+
+
+@pytest.mark.parametrize("node", [repelled, blended])
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
+def test_a_strength_that_only_a_link_can_bring(node: Any, strength: float, tmp_path: Path) -> None:
+    message = refusal(lambda: node(tiny("flux", tmp_path), bundle(tmp_path, "flux"), strength=strength))
+    assert f"strength: expected a finite number, at least 0, found {strength}" in message
 
 
 def test_the_text_site_of_sd3_needs_t5_tokens(tmp_path: Path) -> None:

@@ -173,6 +173,15 @@ def test_an_activation_that_is_not_finite_is_refused_by_site_and_sigma(value: fl
         Repel(latents, gate, 0.0)(a, Step(Site.parse("double.3.image"), 0.25))
 
 
+@pytest.mark.parametrize("method", [Repel, Blend])
+def test_a_change_that_the_activations_dtype_cannot_hold_is_refused(method: Any) -> None:
+    latents, gate = Dictionary.draw(1).gated("always")
+    a = tokens(1, dtype=torch.float16)
+    method(latents, gate, 1e5, keep_norm=True)(a, STEP)
+    with pytest.raises(SteeringError, match=r"text at sigma 0\.5: .*float16.*overflow.*strength 100000"):
+        method(latents, gate, 1e5, keep_norm=False)(a, STEP)
+
+
 @given(seeds, kinds, st.floats(0.0, 1.0))
 @settings(max_examples=20, deadline=None)
 def test_what_is_observed_does_not_depend_on_the_strength(seed: int, kind: str, strength: float) -> None:
