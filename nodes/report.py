@@ -75,7 +75,7 @@ class ReportNode(io.ComfyNode):
         table = "\n\n".join(
             _described(log, at, name, number) for number, (log, at) in enumerate(logs, start=1)
         )
-        heat = torch.stack([_heat(log, at, name) for log, at in logs])  # (B, h, w)
+        heat = _heats([log.heat(at, name) for log, at in logs])  # (B, h, w)
         overlay, heat = paint(image, heat)
         score = max(log.severity(at, name) for log, at in logs)
         fired = any(log.fired(at, name) for log, at in logs)
@@ -98,9 +98,10 @@ def _described(log: FiringLog, at: int, category: str | None, number: int) -> st
     )
 
 
-def _heat(log: FiringLog, at: int, category: str | None) -> Tensor:
-    heat = log.heat(at, category)
-    return torch.zeros(1, 1) if heat is None else heat
+def _heats(maps: list[Tensor | None]) -> Tensor:
+    """Maps (B, h, w), zero where no image site was watched."""
+    cold = torch.zeros(next((heat.shape for heat in maps if heat is not None), (1, 1)))
+    return torch.stack([cold if heat is None else heat for heat in maps])
 
 
 def paint(image: Tensor | None, heat: Tensor) -> tuple[Tensor, Tensor]:

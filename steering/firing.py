@@ -30,7 +30,7 @@ class FiringRecord(NamedTuple):
     images: tuple[int, ...]
     """(R) the picture that each row belongs to."""
     grid: tuple[int, int] | None
-    """Height and width in tokens where the tokens are the generated picture."""
+    """Height and width in tokens where the tokens are the whole generated picture."""
     categories: tuple[str, ...]
     """(C)"""
     thresholds: Tensor
@@ -55,6 +55,8 @@ class Line:
     severity: float = 0.0
     token: int = 0
     """Where the score was highest."""
+    grid: tuple[int, int] | None = None
+    """In which picture that was; None where the tokens were none."""
     open: int = 0
     """Tokens whose gate was open."""
     tokens: int = 0
@@ -87,11 +89,14 @@ class FiringLog:
                 if float(peak.values[row, column]) >= line.score:
                     line.score = float(peak.values[row, column])
                     line.token = int(peak.indices[row, column])
+                    line.grid = record.grid
                     line.severity = float(severity[row, line.token, column])
                 line.open = max(line.open, int(opened[row, column]))
                 line.tokens = scores.shape[1]
                 fired = zip(record.latents, counts[row], members[column], strict=True)
                 line.latents |= Counter({latent: n for latent, n, held in fired if held and n > 0})
+                if record.grid is None:
+                    continue
                 key = image, record.site, category
                 heat = severity[row, :, column].clone()
                 known = self._heat.get(key)
@@ -138,7 +143,7 @@ class FiringLog:
                     f"{line.severity:.2f}",
                     f"{line.score:.3g}",
                     f"{line.open}/{line.tokens}",
-                    self._place(site, line.token),
+                    _place(line),
                     ", ".join(f"{latent}×{count}" for latent, count in latents),
                 )
             )
@@ -160,8 +165,9 @@ class FiringLog:
         ]
         return sorted(found, key=lambda line: (line[0].depth, -line[1], line[2]))
 
-    def _place(self, site: Site, token: int) -> str:
-        if site not in self._grid:
-            return f"token {token}"
-        row, column = divmod(token, self._grid[site][1])
-        return f"patch {row},{column}"
+
+def _place(line: Line) -> str:
+    if line.grid is None:
+        return f"token {line.token}"
+    row, column = divmod(line.token, line.grid[1])
+    return f"patch {row},{column}"

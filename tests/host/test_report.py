@@ -85,3 +85,24 @@ def test_a_run_in_which_steering_was_never_active(tmp_path: Path) -> None:
     table, _, heat, fired, score = report(sample(steered, *PROMPTS))
     assert "no steering was active" in table
     assert (float(heat.max()), fired, score) == (0.0, False, 0.0)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_heat_map_shows_whole_pictures_and_not_the_crop_of_an_area(order: int, tmp_path: Path) -> None:
+    steered = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"))
+    text, extra = prompt("flux", 4)[0]
+    positive = [*PROMPTS[0], [text, {**extra, "area": (4, 6, 2, 4), "strength": 1.0}]][::order]
+    table, _, heat, _, _ = report(sample(steered, positive, PROMPTS[1], cfg=3.0))
+    assert heat.shape == (1, 16 * GRID[0], 16 * GRID[1])
+    assert "patch" in table
+
+
+def test_a_batch_of_pictures_steered_at_different_sites(tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    latents = [
+        sample(repelled(model, bundle(tmp_path, "flux", (site,))), *PROMPTS)
+        for site in ("text", "double.1.image")
+    ]
+    _, _, heat, _, _ = report(torch.cat(latents))
+    assert heat.shape == (2, 16 * GRID[0], 16 * GRID[1])
+    assert not heat[0].any()
