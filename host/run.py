@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -34,14 +35,15 @@ class Run:
     """The state of one sampling run.
 
     Args:
-        negative: ids of the conditionings that are not steered; None where the host gives no ids.
+        negative: says at each call the ids of the conditionings that are not steered; None where the host gives
+            no ids.
         seed: of the run, for labels.
         latent: shape (B, C, H, W) of the pictures that are made; None where it is not known.
     """
 
     def __init__(
         self,
-        negative: Collection[object] | None = None,
+        negative: Callable[[], Collection[object] | None] = lambda: None,
         seed: int | None = None,
         latent: Sequence[int] | None = None,
     ) -> None:
@@ -49,10 +51,13 @@ class Run:
         self.seed = seed
         self.latent = latent
         self.log = FiringLog()
+        self.owners: dict[object, str] = {}
+        """Which conditionings of the guider an id was given to."""
         self.calls = 0
         """Of the model, steered or not."""
         self._wanted: set[Site] = set()
         self._visited: set[Site] = set()
+        self._told = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> Run:
         return self  # other packs copy the options that hold it; the run stays one
@@ -74,8 +79,9 @@ class Run:
         """
         numbers: Sequence[int] = options.get("cond_or_uncond", [0])
         ids: Sequence[object] = options.get("uuids", ())
-        if self.negative is not None and len(ids) == len(numbers):
-            return [chunk for chunk, one in enumerate(ids) if one not in self.negative]
+        negative = self.negative()
+        if negative is not None and len(ids) == len(numbers):
+            return [chunk for chunk, one in enumerate(ids) if one not in negative]
         return [chunk for chunk, number in enumerate(numbers) if number == 0]
 
     def called(self, wanted: Collection[Site], visited: Collection[Site], may_skip: bool) -> None:
@@ -87,8 +93,15 @@ class Run:
         """
         self._wanted |= set(wanted)
         self._visited |= set(visited)
-        if not may_skip:
-            _require_visited(set(wanted) - set(visited))
+        if may_skip:
+            return
+        _require_visited(self._wanted - self._visited)
+        if set(wanted) - set(visited) and not self._told:
+            self._told = True
+            logging.warning(
+                "SteerDiT: some calls of the model pass by the steered blocks. With a node that reuses earlier results "
+                "that is as it should be; otherwise these calls are not steered."
+            )
 
     def finish(self) -> None:
         """Raises SteeringError if the model, or a site that should have been steered, was never visited.
@@ -166,7 +179,8 @@ def sampling_run(
     guider = executor.class_obj
     options = guider.model_options
     seed = args[3] if len(args) > 3 else kwargs.get("seed")
-    run = Run(_negative_ids(guider), seed, tuple(noise.shape))
+    run = Run(partial(_negative_ids, guider), seed, tuple(noise.shape))
+    run.owners = {one.get("uuid"): name for name, one in _conditionings(guider)}
     guider.model_options = {
         **options,
         "transformer_options": {**options.get("transformer_options", {}), RUN_KEY: run},
@@ -185,31 +199,28 @@ def sampling_run(
 def sampler_run(executor: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
     """SAMPLER_SAMPLE wrapper: the host has completed the conditionings and takes the first step next.
 
-    To give every area an opposite, the host copies conditionings from positive to negative and back, ids included.
-    Here each copy gets an id of its own.
+    To give every area an opposite, the host has copied conditionings from positive to negative and back, ids
+    included. Here each copy gets an id of its own, so that ids tell again what is negative.
     """
-    seen: set[object] = set()
-    for one in _conditionings(guider):
-        if one.get("uuid") in seen:
+    run: Run | None = guider.model_options.get("transformer_options", {}).get(RUN_KEY)
+    for name, one in _conditionings(guider):
+        if run is not None and run.owners.get(one.get("uuid"), name) != name:
             one["uuid"] = uuid4()
-        seen.add(one.get("uuid"))
-    run = guider.model_options.get("transformer_options", {}).get(RUN_KEY)
-    if run is not None:
-        run.negative = _negative_ids(guider)
     return executor(guider, *args, **kwargs)
 
 
-def _conditionings(guider: Any, kind: str = "") -> list[dict[str, Any]]:
-    """A guider's conditionings whose name in it contains `kind`."""
+def _conditionings(guider: Any) -> list[tuple[str, dict[str, Any]]]:
+    """A guider's conditionings with their names, such as `positive`."""
     named: Mapping[str, Any] = getattr(guider, "conds", {})
-    return [one for name, of in named.items() if kind in name for one in of or ()]
+    return [(name, one) for name, of in named.items() for one in of or ()]
 
 
 def _negative_ids(guider: Any) -> frozenset[object] | None:
-    if not all("uuid" in one for one in _conditionings(guider)):
+    conditionings = _conditionings(guider)
+    if not all("uuid" in one for _, one in conditionings):
         return None
-    # Below 1 the negative is no longer guided away from: at 0 the picture is the negative's alone.
-    guidance = (getattr(guider, name, 1.0) for name in ("cfg", "cfg2"))
-    if any(scale < 1.0 for scale in guidance):
+    # Below 1 the picture is no longer guided away from the negative: at 0 it is the negative's alone. Other nodes may
+    # set another guidance at any step.
+    if any(getattr(guider, scale, 1.0) < 1.0 for scale in ("cfg", "cfg2")):
         return frozenset()
-    return frozenset(one["uuid"] for one in _conditionings(guider, "negative"))
+    return frozenset(one["uuid"] for name, one in conditionings if "negative" in name)

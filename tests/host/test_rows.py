@@ -93,6 +93,33 @@ def test_the_perpendicular_guiders_negatives_are_not_steered(tmp_path: Path) -> 
     assert [times_seen(recorder, one) for one in (POSITIVE, OTHER, NEGATIVE)] == [1, 0, 0]
 
 
+def test_guidance_that_another_node_lowers_for_some_steps(tmp_path: Path) -> None:
+    model, recorder = watched(tmp_path)
+
+    def lowered(executor: Any, x: Tensor, timestep: Tensor, *rest: Any) -> Tensor:
+        guider = executor.class_obj
+        guider.cfg = 0.0 if float(timestep[0]) < 0.7 else 3.0
+        return executor(x, timestep, *rest)
+
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "lowers", lowered)
+    sample(model, POSITIVE, NEGATIVE, cfg=3.0, steps=3)
+    assert (times_seen(recorder, POSITIVE), times_seen(recorder, NEGATIVE)) == (3, 2)
+
+
+@pytest.mark.parametrize("area", [{}, {"area": (4, 6, 0, 0), "strength": 1.0}])
+def test_a_negative_on_another_model_is_not_steered(area: dict[str, Any], tmp_path: Path) -> None:
+    custom_sampler = pytest.importorskip("comfy_extras.nodes_custom_sampler")
+    if not hasattr(custom_sampler, "Guider_DualModel"):
+        pytest.skip("this host has no guider for two models")
+    model, recorder = watched(tmp_path)
+    guider = custom_sampler.Guider_DualModel(model, tiny("flux", tmp_path, seed=1))
+    guider.set_conds(POSITIVE, within(NEGATIVE, **area))
+    guider.set_cfg(3.0)
+    guider.sample(noise(), torch.zeros_like(noise()), EULER, torch.tensor([1.0, 0.0]))
+    assert times_seen(recorder, POSITIVE) == 1 + bool(area)
+    assert times_seen(recorder, NEGATIVE) == 0
+
+
 def cut_up(apply: Any, args: dict[str, Any]) -> Tensor:
     """Another pack's way to save memory: the conditionings of a call one after another."""
     x, rows = args["input"], len(args["input"]) // len(args["cond_or_uncond"])

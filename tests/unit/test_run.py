@@ -20,8 +20,8 @@ def test_rows_by_number(numbers: list[int], expected: list[int]) -> None:
 
 def test_rows_by_conditioning_where_the_host_tells() -> None:
     dual = {"cond_or_uncond": [2, 1, 0], "uuids": ["positive", "middle", "negative"]}
-    assert Run(negative={"negative"}).steered_chunks(dual) == [0, 1]
-    assert Run(negative=None).steered_chunks(dual) == [2]
+    assert Run(lambda: {"negative"}).steered_chunks(dual) == [0, 1]
+    assert Run(lambda: None).steered_chunks(dual) == [2]
 
 
 def test_a_call_without_the_hosts_numbers_is_steered() -> None:
