@@ -54,7 +54,7 @@ def steered_call(
         )
     dit = model.diffusion_model
     family = family_of(dit)
-    layout = family.layout(getattr(dit, "_orig_mod", dit), x, c_crossattn)
+    layout = family.layout(getattr(dit, "_orig_mod", dit), x, c_crossattn, kwargs.get("ref_latents") or ())
     rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0], run.batch)
     call = Call(plan, run, family, layout, sigma, x.shape[0], rows, images, run.is_whole(x))
     context = call.conditioning(c_crossattn)

@@ -6,6 +6,7 @@ order its tokens otherwise or ignore the host's hooks, and would then run unguar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ class Layout:
     """Tokens of the conditioning."""
     grid: tuple[int, int]
     """Height and width of the generated picture in tokens."""
+    reference: int = 0
+    """Tokens of reference latents."""
 
     @property
     def image(self) -> int:
@@ -56,8 +59,8 @@ class Family(Protocol):
         """The size d of a site's tokens; SteeringError where this model has no such site."""
         ...
 
-    def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
-        """The tokens of a call with latents x (R, C, H, W) and conditioning (R, T, d)."""
+    def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
+        """The tokens of a call with latents x (R, C, H, W), conditioning (R, T, d) and reference latents."""
         ...
 
     def text(self, context: Tensor) -> slice:
@@ -102,12 +105,22 @@ def no_such_site(family: str, site: Site, expected: str) -> SteeringError:
     )
 
 
+def require_count(site: Site, expected: int, available: int) -> None:
+    """Refuses a sequence with more or fewer tokens than the call has: ours may have moved in it."""
+    if available != expected:
+        raise _other_tokens(site, f"{expected} tokens", available)
+
+
 def require_tokens(site: Site, start: int, stop: int, available: int) -> None:
     """Refuses a span that the block's output does not hold: its tokens are in an order we do not know."""
     if not 0 <= start <= stop <= available:
-        raise SteeringError(
-            f"site {site}",
-            expected=f"at least {stop} tokens",
-            found=f"{available}",
-            remedy="Another node changes how many tokens the model sees. Steer without it.",
-        )
+        raise _other_tokens(site, f"at least {stop} tokens", available)
+
+
+def _other_tokens(site: Site, expected: str, available: int) -> SteeringError:
+    return SteeringError(
+        f"site {site}",
+        expected=expected,
+        found=f"{available}",
+        remedy="Another node changes how many tokens the model sees. Steer without it.",
+    )

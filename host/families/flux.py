@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
-from . import Layout, Span, no_such_site, require_tokens
+from . import Layout, Span, no_such_site, require_count, require_tokens
 
 
 class Flux:
@@ -36,9 +37,16 @@ class Flux:
             )
         return dit.hidden_size
 
-    def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
-        height, width = (ceil(size / dit.patch_size) for size in x.shape[-2:])
-        return Layout(text=context.shape[1], grid=(height, width))
+    def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
+        def grid(latents: Tensor) -> tuple[int, int]:
+            height, width = (ceil(size / dit.patch_size) for size in latents.shape[-2:])
+            return height, width
+
+        return Layout(
+            text=context.shape[1],
+            grid=grid(x),
+            reference=sum(height * width for height, width in map(grid, references)),
+        )
 
     def text(self, context: Tensor) -> slice:
         return slice(0, context.shape[1])
@@ -53,8 +61,10 @@ class Flux:
         available = outputs[output].shape[1]
         if output == "txt":
             return Span(output, 0, available)
-        # Newer hosts say where the text of a joint sequence ends; another pack may have added tokens to it.
+        # Another pack may have added tokens to the text. Newer hosts say where it ends in a joint sequence.
         text = options.get("img_slice", (layout.text,))[0] if joint else 0
+        if joint and "img_slice" not in options:
+            require_count(site, layout.text + layout.image + layout.reference, available)
         image = text + layout.image
         spans = {"text": (0, text), "image": (text, image), "reference": (image, available)}
         start, stop = spans[site.stream or ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -33,7 +34,7 @@ class SD3:
             )
         return dit.hidden_size
 
-    def layout(self, dit: Any, x: Tensor, context: Tensor) -> Layout:
+    def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
         height, width = (ceil(size / dit.patch_size) for size in x.shape[-2:])
         return Layout(text=context.shape[1], grid=(height, width))
 

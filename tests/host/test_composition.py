@@ -144,6 +144,37 @@ def test_a_caching_node_may_skip_steps_but_not_all_of_a_site(tmp_path: Path) -> 
         sample(late, *prompts)
 
 
+@pytest.mark.parametrize("references", [0, 1])
+@pytest.mark.parametrize("stream", ["text", "image", "reference"])
+def test_text_that_another_pack_adds_shifts_nothing_unseen(
+    stream: str, references: int, tmp_path: Path
+) -> None:
+    def longer(executor: Any, x: Tensor, t: Tensor, context: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+        return executor(x, t, torch.cat([context, context[:, :3]], 1), *rest, **kwargs)
+
+    latents = [torch.randn(1, 16, 6, 4)] * references
+    extra = {"reference_latents": latents} if latents else {}
+    recorder, single = Recorder(), tiny("flux", tmp_path)
+    model = attach(single, [Entry(Site.parse(f"single.0.{stream}"), recorder)])
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "longer", longer)
+    joint: list[Tensor] = []
+    handle = single.model.diffusion_model.single_blocks[0].register_forward_hook(
+        lambda *call: joint.append(call[-1][0].clone())
+    )
+    is_new = hasattr(single, "set_model_post_input_patch")  # older hosts do not say where the text ends
+    refusal = pytest.raises(SteeringError, match="Another node changes how many tokens")
+    try:
+        with nullcontext() if is_new else refusal:
+            sample(model, prompt("flux", 1, **extra), prompt("flux", 2), steps=1)
+    finally:
+        handle.remove()
+    if not is_new:
+        return
+    spans = {"text": slice(0, 10), "image": slice(10, 34), "reference": slice(34, None)}
+    seen = [record.tokens for record in recorder.records] or [joint[0][:0]]
+    assert torch.equal(seen[0], joint[0][spans[stream]])
+
+
 @pytest.mark.parametrize("calls_heard", [0, 1])
 def test_a_forward_pass_that_ignores_the_hooks_is_refused_or_told(
     calls_heard: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
