@@ -105,10 +105,10 @@ def no_such_site(family: str, site: Site, expected: str) -> SteeringError:
     )
 
 
-def require_count(site: Site, expected: int, available: int) -> None:
+def require_count(site: Site, expected: Sequence[int], available: int) -> None:
     """Refuses a sequence with more or fewer tokens than the call has: ours may have moved in it."""
-    if available != expected:
-        raise _other_tokens(site, f"{expected} tokens", available)
+    if available not in expected:
+        raise _other_tokens(site, f"{' or '.join(map(str, dict.fromkeys(expected)))} tokens", available)
 
 
 def require_tokens(site: Site, start: int, stop: int, available: int) -> None:

@@ -63,12 +63,12 @@ class Flux:
             return Span(output, 0, available)
         # Another pack may have added tokens to the text. Newer hosts say where it ends in a joint sequence.
         text = options.get("img_slice", (layout.text,))[0] if joint else 0
-        if joint and "img_slice" not in options:
-            require_count(site, layout.text + layout.image + layout.reference, available)
         image = text + layout.image
         spans = {"text": (0, text), "image": (text, image), "reference": (image, available)}
         start, stop = spans[site.stream or ""]
         require_tokens(site, start, stop, available)
+        # The references may be there no more, where a node has cached what they say.
+        require_count(site, (image, image + layout.reference), available)
         return Span(output, start, stop)
 
 

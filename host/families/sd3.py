@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
-from . import Layout, Span, no_such_site, require_tokens
+from . import Layout, Span, no_such_site, require_count, require_tokens
 
 CLIP_TOKENS = 77
 
@@ -57,6 +57,7 @@ class SD3:
         available = outputs[output].shape[1]
         stop = available if output == "txt" else layout.image
         require_tokens(site, 0, stop, available)
+        require_count(site, (stop,), available)
         return Span(output, 0, stop)
 
 

@@ -126,16 +126,21 @@ def test_the_text_site_of_sd3_needs_t5_tokens(tmp_path: Path) -> None:
     assert "T5" in refusal(lambda: sample(steered, prompt("sd3", 1, 77), prompt("sd3", 2)))
 
 
-def test_tokens_that_another_pack_took_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("site", ["double.1.image", "single.0.image"])
+@pytest.mark.parametrize("count", [20, 27])
+def test_tokens_that_another_pack_took_away_or_put_before_ours(site: str, count: int, tmp_path: Path) -> None:
     model = tiny("flux", tmp_path).clone()
-    if not hasattr(model, "set_model_post_input_patch"):
-        pytest.skip("this host's FLUX has no post_input patch")
 
-    def fewer(inputs: dict[str, Any]) -> dict[str, Any]:
-        return {**inputs, "img": inputs["img"][:, :20], "img_ids": inputs["img_ids"][:, :20]}
+    def others(inputs: dict[str, Any]) -> dict[str, Any]:
+        changed = {name: inputs[name] for name in ("img", "img_ids")}
+        few = count - 24
+        for name, tokens in changed.items():
+            changed[name] = tokens[:, :few] if few < 0 else torch.cat([tokens[:, :few], tokens], 1)
+        return {**inputs, **changed}
 
-    model.set_model_post_input_patch(fewer)
-    steered = repelled(model, bundle(tmp_path, "flux", ("double.1.image",)))
-    assert "at least 24 tokens, found 20" in refusal(
-        lambda: sample(steered, prompt("flux", 1), prompt("flux", 2))
+    model.set_model_post_input_patch(others)
+    steered = repelled(model, bundle(tmp_path, "flux", (site,)))
+    message = refusal(lambda: sample(steered, prompt("flux", 1), prompt("flux", 2)))
+    assert re.match(
+        rf"site {re.escape(site)}: expected .* tokens, found {count + 7 * ('single' in site)}", message
     )
