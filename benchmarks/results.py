@@ -55,7 +55,13 @@ def versions(*packages: str) -> dict[str, str]:
 def commit() -> str:
     """The commit that the figures belong to, marked where the tree has changes."""
     here = Path(__file__).parent
-    said = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return said.stdout.strip() or "unknown"
 
 
