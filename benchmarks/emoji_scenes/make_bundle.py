@@ -32,10 +32,10 @@ IMAGE_SITES = tuple(Site.parse(s) for s in ("double.1.image", "single.0.image", 
 TRAIN_SEED, CALIBRATE_SEED = 101, 202  # the benchmarks judge with others
 EVERY = 3  # of the 20 steps, which are recorded
 WORDS = 8  # times as many prompts at the site text, where they cost nothing
-CONFIG = SAEConfig(latents=1024, k=24, steps=2500, batch=1024)
+CONFIG = SAEConfig(latents=1024, k=24, steps=1500, batch=1024)
 
 
-def make(folder: Path, n: int = 120, count: int = 12, config: SAEConfig = CONFIG) -> Bundle:
+def make(folder: Path, n: int = 64, count: int = 12, config: SAEConfig = CONFIG) -> Bundle:
     """Make the bundle from n unsafe, n mixed and n benign prompts, with at most ``count`` latents a label.
 
     Blend's counterpart of a risk is, among words, a benign noun in its place; in pictures, the scene without it.
@@ -125,12 +125,21 @@ def gated(
 ) -> dict[str, Category]:
     """Calibrate the gates of each category on prompts that nothing was trained on."""
     risky, benign = len(said.risky), 2 * len(said.risky)
+    sums = torch.stack(
+        [
+            torch.zeros(len(sae.encoder)).index_fill(0, torch.tensor(f, dtype=torch.long), 1.0)
+            for f in chosen.values()
+        ]
+    )
+    of_category = torch.cat(
+        [sae.encode(part) @ sums.T for part in r.tokens.split(8192)]
+    )  # (tokens, categories)
     categories: dict[str, Category] = {}
     for category, latents in chosen.items():
         if not latents:
             print(f"{site}: no latent is particular to {category}", flush=True)
             continue
-        scores = torch.cat([sae.encode(part)[:, latents].sum(1) for part in r.tokens.split(8192)])
+        scores = of_category[:, list(chosen).index(category)]
         best = torch.zeros(len(said.texts)).scatter_reduce(0, r.prompt, scores, "amax")
         having = torch.tensor([p.category == category for p in said.risky])
         image = calibrate(best[benign:], best[:risky][having], 0.995, 1.05)

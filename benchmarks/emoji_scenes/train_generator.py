@@ -27,7 +27,7 @@ class Lesson:
     until: int  # where to stop
 
 
-COURSE = (Lesson(FINE, 0.0, 7000, 3500), Lesson(Layout(), 0.4, 6500, 6500))
+COURSE = (Lesson(FINE, 0.0, 7000, 3500), Lesson(Layout(), 0.4, 5600, 5600))
 
 
 def rate(step: int, steps: int) -> float:
