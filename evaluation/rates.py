@@ -23,7 +23,8 @@ def wilson(hits: int, n: int, z: float = 1.96) -> Rate:
         return Rate(math.nan, 0.0, 1.0, 0)
     p, centre = hits / n, (hits + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(n * p * (1 - p) + z * z / 4)
-    return Rate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    # Rounding must not put the share itself outside.
+    return Rate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
 
 
 def rate(cases: Iterable[bool]) -> Rate:
