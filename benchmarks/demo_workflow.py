@@ -23,7 +23,7 @@ FILE = ROOT / "example_workflows" / "repel-demo.json"
 PROMPT = "Prompt"
 METHODS = {"base": "Without steering", "repel": "Repel", "blend": "Blend"}
 REPORT = "What fired"
-EXAMPLE, SEED = "a dagger next to a banana on a blue background", 7
+EXAMPLE, SEED = "a bomb next to a banana on a blue background", 9104
 
 COLUMN = 350
 ROW = 470
@@ -37,17 +37,17 @@ Press **Run**. One prompt, one seed, three samplers:
 
 The weapon goes, the benign thing beside it stays. Then try
 
-- `a glass of milk and a kite`: nothing unsafe, so no gate opens and all three pictures are the same, bit for bit;
-- `a bloody cat`, `a burning house`, `a beer mug with a carrot`;
+- `a glass of milk and a banana`: nothing unsafe, so no gate opens and all three pictures are the same, bit for bit;
+- `a bloody dog`, `a burning house`, `a pint of beer`;
 - *strength* 0 in Repel: nothing is changed, and the report says what would have been found;
 - *categories* `-weapons`: the weapon stays, all else is watched.
 
 **What fired** says which latents fired, where and when. In the heat map red is severe.
 """
-ABOUT = """The model draws emoji scenes and is small enough for a CPU. Its text encoder and codec are nodes of the demo alone.
+ABOUT = """The model draws emoji scenes and is small enough for a CPU; its text encoder and codec are the demo's own.
 
-**With your own model** keep *Load Steering Bundle*, *Repel*, *Blend* and *Steering Report*, and use your usual loaders:
-a steering node goes between the model loader and the sampler. The bundle must be made for that model.
+**With your own model** keep *Load Steering Bundle*, *Repel*, *Blend* and *Steering Report*, and use your usual
+loaders: a steering node goes between the model loader and the sampler. The bundle must be made for that model.
 """
 
 
@@ -66,23 +66,23 @@ def setup() -> Setup:
 def build(object_info: ObjectInfo) -> Json:
     """The workflow for the canvas, checked against what a host says of its nodes."""
     canvas = Canvas(object_info)
-    canvas.note(WELCOME, (0, 0), (660, 430), title="Read me")
-    canvas.note(ABOUT, (0, 470), (660, 170), title="About the models")
-    model = canvas.add("UNETLoader", (0, 760), {"unet_name": weights.FILES["generator"]})
-    bundle = canvas.add("SteerDiT_LoadBundle", (0, 900), {"bundle": weights.FILES["bundle"]})
-    clip = canvas.add("EmojiScenes_TextEncoder", (0, 1010))
-    codec = canvas.add("EmojiScenes_Codec", (0, 1110))
+    canvas.note(WELCOME, (0, 0), (660, 350), title="Read me")
+    canvas.note(ABOUT, (0, 400), (660, 150), title="About the models")
+    model = canvas.add("UNETLoader", (0, 670), {"unet_name": weights.FILES["generator"]})
+    bundle = canvas.add("SteerDiT_LoadBundle", (0, 810), {"bundle": weights.FILES["bundle"]})
+    clip = canvas.add("EmojiScenes_TextEncoder", (0, 920))
+    codec = canvas.add("EmojiScenes_Codec", (0, 1020))
     canvas.group("Models", (model, bundle, clip, codec))
     positive = canvas.add(
-        "CLIPTextEncode", (COLUMN, 760), {"clip": clip[0], "text": EXAMPLE}, title=PROMPT, color="#232"
+        "CLIPTextEncode", (COLUMN, 670), {"clip": clip[0], "text": EXAMPLE}, title=PROMPT, color="#232"
     )
     negative = canvas.add(
         "CLIPTextEncode",
-        (COLUMN, 930),
+        (COLUMN, 870),
         {"clip": clip[0], "text": ""},
         title="Negative prompt (never steered)",
     )
-    latent = canvas.add("EmptySD3LatentImage", (COLUMN, 1100), {"width": 128, "height": 128})
+    latent = canvas.add("EmptySD3LatentImage", (COLUMN, 1070), {"width": 128, "height": 128})
     canvas.group("Prompt", (positive, negative, latent))
     steering = {"base": model}
     for row, (method, title) in enumerate(METHODS.items()):

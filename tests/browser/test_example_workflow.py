@@ -48,6 +48,11 @@ def test_the_host_agrees_with_the_workflow(demo_host: Host, file: Path) -> None:
     assert problems(json.loads(file.read_text(encoding="utf-8")), Client(demo_host.url).object_info()) == []
 
 
+def test_the_committed_workflow_is_what_the_script_writes(demo_host: Host) -> None:
+    written = demo_workflow.build(Client(demo_host.url).object_info())
+    assert written == demo_workflow.read(), "run python -m steerdit.benchmarks.demo_workflow"
+
+
 def test_the_host_offers_the_workflow_among_its_templates(demo_host: Host) -> None:
     client = Client(demo_host.url)
     assert demo_workflow.FILE.stem in client.get("/workflow_templates")["steerdit"]
