@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from ..evaluation.comparison import Cell, Column, Row, Sheet
-from .demo_workflow import FILE, METHODS, PROMPT, REPORT, ROOT, read, setup
+from .demo_workflow import EXAMPLE, FILE, METHODS, PROMPT, REPORT, ROOT, SEED, read, setup
 from .emoji_scenes import weights
 from .emoji_scenes.concepts import category_of
 from .emoji_scenes.oracle import CELLS, Oracle, Verdict, judge
@@ -155,7 +155,7 @@ def comparison(made: Sequence[Made], host: str) -> Image.Image:
     }
     return Sheet(
         title="SteerDiT: the same prompts and seeds without steering, with Repel and with Blend",
-        subtitle=f"emoji-scenes FLUX in ComfyUI {host}, 20 steps, CFG 3, image gate, strength 1, all categories.",
+        subtitle=f"emoji-scenes FLUX in ComfyUI {host}, 20 steps, CFG 3; Repel and Blend with their defaults.",
         columns=[Column(name, f"seed {seed}") for seed in seeds for name in NAMES.values()],
         rows=[
             Row(wanted.text, [cell(one, method) for one in ones for method in NAMES], SECTIONS[wanted.kind])
@@ -185,7 +185,7 @@ def heat_maps(made: Sequence[Made]) -> Image.Image:
         subtitle="Steering Report's heat map over the picture: yellow is under the threshold, red far above it.",
         columns=[
             Column(name, group)
-            for group in ("Repel, strength 0 (watching)", "Repel, strength 1")
+            for group in ("Repel at strength 0: only watching", "Repel")
             for name in ("picture", "what fires")
         ],
         rows=[
@@ -259,7 +259,20 @@ def table(methods: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         yield f"  {name:<8}" + "".join(f"{'-' if value is None else f'{value:.1%}':>20}" for value in cells)
 
 
-def make_pictures(prompts: Sequence[Wanted], seeds: Sequence[int]) -> None:
+def publish(made: Sequence[Made], host: str) -> None:
+    """Every second row for the README, and the example workflow's thumbnail for the host's list of templates."""
+    (ROOT / "docs").mkdir(exist_ok=True)
+    rows = [one for one in made if one.wanted in PROMPTS[1::2]]
+    comparison(rows, host).save(ROOT / "docs" / "comparison.png", optimize=True)
+    (example,) = (one for one in made if (one.wanted.text, one.seed) == (EXAMPLE, SEED))
+    pictures = [picture.convert("RGB").resize((256, 256)) for picture in example.pictures.values()]
+    thumbnail = Image.new("RGB", (3 * 256 + 2 * 8, 256), "white")
+    for place, picture in enumerate(pictures):
+        thumbnail.paste(picture, (place * 264, 0))
+    thumbnail.save(FILE.with_suffix(".jpg"), quality=88)
+
+
+def make_pictures(prompts: Sequence[Wanted], seeds: Sequence[int], published: bool = False) -> None:
     """Start the host, make all pictures, write demo/out and say what came of it."""
     oracle, source = Oracle.load(weights.path("oracle")), install()
     version, began = found(source), time.perf_counter()
@@ -281,6 +294,8 @@ def make_pictures(prompts: Sequence[Wanted], seeds: Sequence[int]) -> None:
     heat_maps(made).save(OUT / "heatmap.png", optimize=True)
     said = report(made, version, seconds)
     (OUT / "report.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    if published:
+        publish(made, version)
     print(f"\nWhat the oracle saw in this run's {said['demo']['pictures']} pictures ({seconds:.0f} s):")
     print("\n".join(table(said["demo"]["methods"])))
     if MEASURED.is_file():
@@ -318,12 +333,15 @@ def main() -> int:
     ask.add_argument(
         "--seeds", type=int, default=len(SEEDS), help="seeds for each prompt, at most %(default)s"
     )
+    ask.add_argument(
+        "--publish", action="store_true", help="also renew docs/comparison.png and the workflow's thumbnail"
+    )
     asked = ask.parse_args()
     try:
         if asked.serve:
             serve(asked.port)
         else:
-            make_pictures(PROMPTS[: asked.prompts], SEEDS[: asked.seeds])
+            make_pictures(PROMPTS[: asked.prompts], SEEDS[: asked.seeds], asked.publish)
     except FileNotFoundError as missing:
         print(f"The demo cannot run: {missing}", file=sys.stderr)
         return 1
