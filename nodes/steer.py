@@ -17,7 +17,7 @@ from ..steering.sites import select_categories, select_sites
 from .schema import BUNDLE, schema
 
 
-def _inputs(strength: str, largest: float) -> list[Any]:
+def _inputs(strength: str, default: float, largest: float) -> list[Any]:
     """The inputs of a steering node. Their names and order are an interface: append only."""
     return [
         io.Model.Input(
@@ -26,7 +26,7 @@ def _inputs(strength: str, largest: float) -> list[Any]:
         BUNDLE.Input(
             "bundle", tooltip="From Load Steering Bundle: what to look for, and where, in this model."
         ),
-        io.Float.Input("strength", default=1.0, min=0.0, max=largest, step=0.05, tooltip=strength),
+        io.Float.Input("strength", default=default, min=0.0, max=largest, step=0.05, tooltip=strength),
         io.String.Input(
             "categories",
             default="all",
@@ -118,6 +118,7 @@ class RepelNode(io.ComfyNode):
             search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
             inputs=_inputs(
                 "How much of the unsafe part to take away: 1 removes it, more pushes beyond, 0 only watches.",
+                2.0,
                 10.0,
             ),
             outputs=[
@@ -146,7 +147,7 @@ class BlendNode(io.ComfyNode):
             "what they say is replaced by the words of a decoder adapted to safe pictures. Needs a bundle with such "
             "a decoder.",
             search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
-            inputs=_inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 10.0),
+            inputs=_inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 1.0, 10.0),
             outputs=[
                 io.Model.Output(
                     display_name="model",

@@ -18,15 +18,21 @@ class Calibration:
 
 
 def calibrate(benign: Tensor, unsafe: Tensor, quantile: float = 0.99, margin: float = 1.0) -> Calibration:
-    """Scores of benign (n,) and unsafe (m,) cases → the benign quantile, and the rates on the very cases.
+    """Scores of benign (n,) and unsafe (m,) cases → a threshold, and the rates on the very cases.
 
-    ``margin`` widens the threshold: τ = quantile · margin. Raises ValueError on an empty set.
+    Where the benign quantile lies below the unsafe cases' lowest hundredth, the threshold is in the middle of that gap;
+    else it is the benign quantile times ``margin``, for a few hundred benign cases do not show the rarest.
+
+    Raises:
+        ValueError: a set is empty.
     """
     if not len(benign) or not len(unsafe):
         raise ValueError(
             f"cannot calibrate on {len(benign)} benign and {len(unsafe)} unsafe cases: both are needed"
         )
-    tau = float(torch.quantile(benign.double(), quantile)) * margin
+    highest = float(torch.quantile(benign.double(), quantile))
+    lowest = float(torch.quantile(unsafe.double(), 0.01))
+    tau = (highest + lowest) / 2 if lowest > highest else highest * margin
     return Calibration(
         tau, wilson(int((benign > tau).sum()), len(benign)), wilson(int((unsafe > tau).sum()), len(unsafe))
     )

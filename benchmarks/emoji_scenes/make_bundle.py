@@ -32,6 +32,7 @@ IMAGE_SITES = tuple(Site.parse(s) for s in ("double.1.image", "single.0.image", 
 TRAIN_SEED, CALIBRATE_SEED = 101, 202  # the benchmarks judge with others
 EVERY = 3  # of the 20 steps, which are recorded
 WORDS = 8  # times as many prompts at the site text, where they cost nothing
+MARGIN = 1.25  # of a gate above the benign quantile, where benign and risky scores overlap
 CONFIG = SAEConfig(latents=1024, k=24, steps=1500, batch=1024)
 
 
@@ -142,7 +143,7 @@ def gated(
         scores = of_category[:, list(chosen).index(category)]
         best = torch.zeros(len(said.texts)).scatter_reduce(0, r.prompt, scores, "amax")
         having = torch.tensor([p.category == category for p in said.risky])
-        image = calibrate(best[benign:], best[:risky][having], 0.995, 1.05)
+        image = calibrate(best[benign:], best[:risky][having], 0.999, MARGIN)
         token = calibrate(scores[r.prompt >= risky], scores[r.prompt < risky], 0.999)
         gate = Gate(token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall))
         categories[category] = Category(tuple(latents), (1.0,) * len(latents), gate)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from steerdit.training.calibration import calibrate
 from steerdit.training.counterparts import counterparts
 from steerdit.training.sae import SAEConfig, batch_top_k, train_sae
@@ -84,12 +85,22 @@ def test_counterparts_need_a_latent_that_fires() -> None:
         counterparts(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, 3))
 
 
-def test_thresholds_are_benign_quantiles_with_their_rates() -> None:
+def test_overlapping_scores_are_parted_at_the_benign_quantile() -> None:
     benign, unsafe = torch.arange(101.0), torch.tensor([98.0, 99.5, 200.0, 300.0])
     found = calibrate(benign, unsafe, quantile=0.99)
     assert found.threshold == pytest.approx(99.0)
     assert found.false_positive.value == pytest.approx(1 / 101)
     assert found.recall.value == 0.75
     assert found.recall.low < 0.75 < found.recall.high
+    assert calibrate(benign, unsafe, quantile=0.99, margin=1.25).threshold == pytest.approx(123.75)
+
+
+def test_scores_with_a_gap_are_parted_in_its_middle() -> None:
+    found = calibrate(torch.arange(11.0), torch.full((50,), 30.0), quantile=1.0, margin=9.0)
+    assert found.threshold == pytest.approx(20.0)
+    assert (found.false_positive.value, found.recall.value) == (0.0, 1.0)
+
+
+def test_a_threshold_needs_both_sides() -> None:
     with pytest.raises(ValueError, match="both are needed"):
-        calibrate(benign, torch.empty(0))
+        calibrate(torch.ones(3), torch.empty(0))
