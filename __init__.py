@@ -1,6 +1,6 @@
 """SteerDiT: steers diffusion transformers inside ComfyUI.
 
-The host imports this folder at start, so nothing heavy may be imported here: the nodes load when the host asks for them.
+The host imports this folder at start, so nothing heavy may be imported here: the nodes load when the host asks.
 """
 
 from __future__ import annotations
