@@ -30,6 +30,7 @@ from benchmarks.hosting.install import NEWEST, OLDEST, InstallFailed, install  #
 ENVIRONMENT = ROOT / ".nox" / "steerdit"
 STAMP = ENVIRONMENT / "installed.txt"
 TESTS = ("unit", "host", "server", "browser")
+BENCHMARKS = ("repel",)
 
 nox.needs_version = ">=2024.3.2"
 nox.options.default_venv_backend = "none"
@@ -60,6 +61,8 @@ def bench(session: nox.Session) -> None:
         session.error("Name a benchmark: nox -s bench -- repel")
     python = environment(session)
     name, *rest = session.posargs
+    if name not in BENCHMARKS:
+        session.error(f"There is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}.")
     run(session, python, "-m", f"steerdit.benchmarks.{name}", *rest)
 
 

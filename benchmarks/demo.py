@@ -219,7 +219,7 @@ def seen(made: Sequence[Made], method: str) -> dict[str, float]:
 
 
 def report(made: Sequence[Made], host: str, seconds: float) -> dict[str, Any]:
-    """The issue's schema: the benchmark's rates where it has run, with this run's own beside them."""
+    """As in benchmarks/out/repel.json: the benchmark's rates where it has run, with this run's own beside them."""
     own = {method: seen(made, method) for method in NAMES}
     demo = {
         "pictures": len(made) * len(NAMES),

@@ -80,7 +80,7 @@ def build(object_info: ObjectInfo) -> Json:
         "CLIPTextEncode",
         (COLUMN, 870),
         {"clip": clip[0], "text": ""},
-        title="Negative prompt (never steered)",
+        title="Negative prompt",
     )
     latent = canvas.add("EmptySD3LatentImage", (COLUMN, 1070), {"width": 128, "height": 128})
     canvas.group("Prompt", (positive, negative, latent))

@@ -154,6 +154,7 @@ def main() -> None:
     ask.add_argument("--skip-world", action="store_true", help="leave claims b out; needs no icon sets")
     args = ask.parse_args()
     host = boot()
+    torch.set_num_threads(1)  # so that seconds mean the same everywhere
     torch.set_grad_enabled(False)
     claims, world = ({}, {}) if args.skip_world else judge_world(10, args.n, 6 * args.n)
     methods, details, threshold = judge_methods(args.n)

@@ -1,1 +1,1 @@
-"""The only code that imports comfy: the wrapper, the run, the model families, the folders."""
+"""The only code of the pack that imports comfy: the wrapper, the run, the model families, the folders."""

@@ -72,7 +72,7 @@ def attach_bundle(
     *,
     sites: Sequence[Site] | None = None,
     categories: Sequence[str] | None = None,
-    gate: GateKind | str = GateKind.TOKEN,
+    gate: GateKind | str = GateKind.IMAGE,
     schedule: Schedule | None = None,
     whole: bool = False,
 ) -> Any:

@@ -12,23 +12,17 @@ from ..steering.errors import BundleError
 KEY = "steering"
 EXTENSION = ".safetensors"
 
-_PACK = Path(__file__).resolve().parents[1]
-
 
 def register_steering_folder() -> None:
     """Makes `models/steering` known to the host; calling it again changes nothing.
 
-    The paths of extra_model_paths.yaml were read before and stay in front. With the environment variable
-    STEERDIT_DEMO=1 the pack's own `bundles` folder is listed too: its bundles fit the demo's model and no other, so
-    that they would only be in the way of everybody else.
+    The paths of extra_model_paths.yaml were read before and stay in front.
     """
     folders = _host_folders()
     own = os.path.join(folders.models_dir, KEY)
     with suppress(OSError):  # a read-only installation may lack the folder, as the host allows
         os.makedirs(own, exist_ok=True)  # so that people find the place to put files
     folders.add_model_folder_path(KEY, own)
-    if os.environ.get("STEERDIT_DEMO") == "1":
-        folders.add_model_folder_path(KEY, str(_PACK / "bundles"))
     paths, extensions = folders.folder_names_and_paths[KEY]
     # A folder that the host does not know starts with no extensions, which to it means that every file is a model.
     folders.folder_names_and_paths[KEY] = (paths, {*extensions, EXTENSION})

@@ -81,7 +81,7 @@ class DownloadBundleNode(io.ComfyNode):
                 io.Combo.Input(
                     "source",
                     options=sources,
-                    default=sources[0],
+                    default=REPOSITORY,
                     tooltip="A bundle that SteerDiT knows, or `repository` for any file of a Hugging Face repository.",
                 ),
                 io.String.Input(

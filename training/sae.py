@@ -2,7 +2,7 @@
 
 z = BatchTopK(ReLU(W_enc(s·a − b_dec) + b_enc)),  â = (z W_dec + b_dec) / s, decoder rows of unit norm, tied start;
 loss = fraction of variance unexplained + 1/32 · AuxK over dead latents. Source: SAeUron's public recipe and BatchTopK
-(Bussmann et al., 2412.06410) as in shared methods §1; the input scale s is ours.
+(Bussmann et al., 2412.06410); the input scale s is ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which latents stand for a risk: SAeUron's score (shared methods §1).
+"""Which latents stand for a risk: SAeUron's score (Cywiński and Deja, 2501.18052).
 
 p_f(c) = μ_f(c) / Σ_f μ_f(c),  score_f = p_f(unsafe) − p_f(rest),  μ_f(c) the mean of latent f over the tokens of c.
 """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from .install import install
 
 
-def boot(version: str = "0.30.0") -> str:
+def boot() -> str:
     """Put the host on the path, with its CPU settings → its version. Call before anything imports ``comfy``."""
-    root = os.environ.get("STEERDIT_COMFYUI") or str(install(version))
-    sys.path.insert(0, root)
+    sys.path.insert(0, str(install()))
     argv, sys.argv = sys.argv, [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
     try:
         import comfy.options

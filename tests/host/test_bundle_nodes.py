@@ -39,7 +39,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known = {name: where for name, where in folder_paths.folder_names_and_paths.items() if name != "steering"}
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.delenv("STEERDIT_DEMO", raising=False)
     return tmp_path / "models" / "steering"
 
 
@@ -70,14 +69,6 @@ def test_extra_model_paths_are_honoured(models: Path, tmp_path: Path) -> None:
     assert folders.list_bundles() == ["own.safetensors", "shared.safetensors"]
     assert folders.resolve_bundle("shared.safetensors") == shared / "shared.safetensors"
     assert folders.bundle_folders() == [shared, models]
-
-
-def test_the_demo_s_bundles_show_only_in_the_demo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders.register_steering_folder()
-    assert folders.bundle_folders() == [models]
-    monkeypatch.setenv("STEERDIT_DEMO", "1")
-    folders.register_steering_folder()
-    assert [folder.name for folder in folders.bundle_folders()] == ["steering", "bundles"]
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def tracked(pattern: str) -> list[Path]:
 
 
 def test_every_package_goes_into_a_wheel() -> None:
-    packages = {".".join(("steerdit", *path.parts[:-1])) for path in tracked("*__init__.py")}
-    assert packages == set(METADATA["tool"]["setuptools"]["packages"])
+    packages = [".".join(("steerdit", *path.parts[:-1])) for path in tracked("*__init__.py")]
+    assert sorted(packages) == sorted(METADATA["tool"]["setuptools"]["packages"])
 
 
 def test_every_module_is_in_a_package() -> None:
