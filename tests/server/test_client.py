@@ -78,6 +78,8 @@ def test_the_host_ends_with_us(tmp_path: Path, sign: signal.Signals) -> None:
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Answer).serve_forever()\n"
     )
     program = (
+        # Under a job in the background, programs begin with ctrl-C switched off.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time\nfrom pathlib import Path\nfrom steerdit.benchmarks.hosting.server import running\n"
         "with running(Path(sys.argv[1])) as host:\n    print(host.process.pid, flush=True)\n    time.sleep(60)\n"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from steerdit.benchmarks.hosting.client import Client, ExecutionError, PromptError
 from steerdit.benchmarks.hosting.server import Host
 
+ROOT = Path(__file__).resolve().parents[2]
 NODES = {
     "SteerDiT_LoadBundle": "Load Steering Bundle",
     "SteerDiT_DownloadBundle": "Download Steering Bundle",
@@ -32,6 +35,8 @@ def any_host(request: pytest.FixtureRequest) -> Host:
 
 def log_lines(host: Host) -> list[str]:
     plain = COLOURS.sub("", host.log_text())
+    for place in (sys.prefix, str(ROOT)):  # a checkout's own folder may be named as the pack is
+        plain = plain.replace(place, "")
     return [line.removeprefix("[INFO] ") for line in plain.partition("To see the GUI go to")[0].splitlines()]
 
 
