@@ -104,29 +104,38 @@ def _steer(make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper
     )
 
 
+def _schema(node_id: str, display_name: str, description: str, inputs: list[Any]) -> io.Schema:
+    return schema(
+        node_id=node_id,
+        display_name=display_name,
+        category="SteerDiT",
+        description=description,
+        search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
+        inputs=inputs,
+        outputs=[
+            io.Model.Output(
+                display_name="model",
+                tooltip="The steered model: connect it to the sampler or to another steering node.",
+            )
+        ],
+    )
+
+
 class RepelNode(io.ComfyNode):
     """Repel."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="SteerDiT_Repel",
-            display_name="Repel",
-            category="SteerDiT",
-            description="Takes unsafe content out while the picture is made: where the bundle's unsafe latents fire, "
+        return _schema(
+            "SteerDiT_Repel",
+            "Repel",
+            "Takes unsafe content out while the picture is made: where the bundle's unsafe latents fire, "
             "what they say is subtracted. Strength 0 only watches, for Steering Report.",
-            search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
-            inputs=_inputs(
+            _inputs(
                 "How much of the unsafe part to take away: 1 removes it, more pushes beyond, 0 only watches.",
                 2.0,
                 10.0,
             ),
-            outputs=[
-                io.Model.Output(
-                    display_name="model",
-                    tooltip="The steered model: connect it to the sampler or to another steering node.",
-                )
-            ],
         )
 
     @classmethod
@@ -139,21 +148,13 @@ class BlendNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="SteerDiT_Blend",
-            display_name="Blend",
-            category="SteerDiT",
-            description="Rewrites unsafe content while the picture is made: where the bundle's unsafe latents fire, "
+        return _schema(
+            "SteerDiT_Blend",
+            "Blend",
+            "Rewrites unsafe content while the picture is made: where the bundle's unsafe latents fire, "
             "what they say is replaced by the words of a decoder adapted to safe pictures. Needs a bundle with such "
             "a decoder.",
-            search_aliases=["steer", "safety", "SAE", "sparse autoencoder", "unsafe"],
-            inputs=_inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 1.0, 10.0),
-            outputs=[
-                io.Model.Output(
-                    display_name="model",
-                    tooltip="The steered model: connect it to the sampler or to another steering node.",
-                )
-            ],
+            _inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 1.0, 10.0),
         )
 
     @classmethod

@@ -78,3 +78,11 @@ def rewrite(
     head = json.dumps(entries).encode()
     target.write_bytes(struct.pack("<Q", len(head)) + head + data)
     return target
+
+
+HUGE = 10**400  # a JSON number that no float holds
+
+
+def container(table: bytes, data: bytes = b"") -> bytes:
+    """The bytes of a safetensors file with this table, sound or not."""
+    return struct.pack("<Q", len(table)) + table + data
