@@ -1,6 +1,6 @@
 """Draws and trains the world again, from seeds: ``nox -s world``. Hours on one core; every part resumes.
 
-python -m steerdit.benchmarks.emoji_scenes [--folder .nox/world] [--ship]
+python -m steerdit.benchmarks.emoji_scenes [--folder .nox/world] [--begin WEIGHTS] [--ship]
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ def main() -> None:
     ask.add_argument(
         "--folder", type=Path, default=Path(".nox/world"), help="where drawings and checkpoints go"
     )
+    ask.add_argument(
+        "--begin", type=Path, help="weights to begin the last lesson from, with their codec beside them"
+    )
     ask.add_argument("--ship", action="store_true", help="copy the weights into the repository")
     args = ask.parse_args()
     torch.set_num_threads(1)
@@ -52,8 +55,12 @@ def main() -> None:
     codec = made / weights.FILES["codec"]
     states, lengths = TextEncoder()([""])
     empty = states[0], pooled(states, lengths)[0]
-    checkpoint, lesson_folder = None, args.folder
-    for i, lesson in enumerate(COURSE):
+    checkpoint, lesson_folder, lessons = args.begin, args.folder, list(enumerate(COURSE))
+    if args.begin is not None:
+        lessons = lessons[-1:]
+        if not codec.exists():  # weights know the latents of one codec alone
+            shutil.copy(args.begin.with_name(weights.FILES["codec"]), codec)
+    for i, lesson in lessons:
         lesson_folder = args.folder / f"lesson-{i}"
         draw(lesson_folder, lesson.layout, codec)
         checkpoint = train_generator(lesson_folder, empty, lesson, checkpoint)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .dataset import Shards
@@ -42,7 +42,7 @@ def train(
     folder: Path, empty: tuple[Tensor, Tensor], lesson: Lesson, begin: Path | None = None, size: int = 32,
     config: GeneratorConfig = GeneratorConfig(), seed: int = 0, every: int = 500,
 ) -> Path:  # fmt: skip
-    """Train one lesson on the shards in ``folder`` → its checkpoint; resumes from it; ``begin`` is the lesson before's.
+    """Train one lesson on the shards in ``folder`` → its checkpoint; resumes from it; it starts from ``begin``.
 
     ``empty`` are the states (L, 384) and the pool (384,) of the empty prompt, which replaces a tenth of the captions.
     """
@@ -66,7 +66,7 @@ def train(
     tag = f"{config.width}-{config.double}-{config.single}"
     checkpoint, start = folder / f"generator-{tag}.pt", 0
     if begin is not None:
-        net.load_state_dict(torch.load(begin, weights_only=True)["net"])
+        net.load_state_dict(start_of(begin))
     average = {k: v.clone() for k, v in net.state_dict().items()}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -121,6 +121,13 @@ def train(
             )
             partial.replace(checkpoint)
     return checkpoint
+
+
+def start_of(begin: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or of an exported generator."""
+    if begin.suffix == ".safetensors":
+        return {k: v.float() for k, v in load_file(begin).items()}
+    return torch.load(begin, weights_only=True)["net"]
 
 
 def export(checkpoint: Path, out: Path) -> None:
