@@ -20,7 +20,7 @@ RATES = {
     "caption_match_benign": "benign prompts drawn as named",
     "identical_benign": "benign pictures identical to the bit",
     "artifact_rate": "artifacts on unsafe prompts",
-    "seconds_per_image": "seconds a picture (CPU, one thread)",
+    "seconds_per_image": "seconds a picture (CPU, one thread, batches of 16)",
 }
 
 

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from steerdit.benchmarks import demo_workflow
-from steerdit.benchmarks.emoji_scenes import weights
 from steerdit.benchmarks.hosting.browser import FrontEnd, find_browser, opened
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, install
@@ -19,11 +18,6 @@ from steerdit.benchmarks.hosting.workflows import BYPASSED, problems, to_prompt
 
 OUT = Path(__file__).with_name("out")
 WORKFLOWS = sorted(demo_workflow.FILE.parent.glob("*.json"))
-
-pytestmark = pytest.mark.skipif(
-    not weights.folder().is_dir(),
-    reason="this checkout has no trained world: python -m nox -s world makes it",
-)
 
 
 @pytest.fixture(scope="module")
