@@ -1,7 +1,33 @@
-"""What steering computes per token. Callers name what they want; this module decides what computes it."""
+"""What steering computes per token. Callers name what they want; `dispatch` decides what computes it."""
 
 from __future__ import annotations
 
-from .reference import decode, encode_selected, encode_topk, steer_selected
+from .chunks import Sparse
+from .dispatch import explain
+from .operations import (
+    add_direction,
+    decode,
+    decode_selected,
+    encode_and_steer,
+    encode_selected,
+    encode_threshold,
+    encode_topk,
+    project_out,
+    steer_selected,
+    topk_membership,
+)
 
-__all__ = ["decode", "encode_selected", "encode_topk", "steer_selected"]
+__all__ = [
+    "Sparse",
+    "add_direction",
+    "decode",
+    "decode_selected",
+    "encode_and_steer",
+    "encode_selected",
+    "encode_threshold",
+    "encode_topk",
+    "explain",
+    "project_out",
+    "steer_selected",
+    "topk_membership",
+]

@@ -15,14 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .. import kernels
 from .errors import SteeringError
 from .formats.bundle import LatentTensors
 from .formats.header import SaeSite
-
-TOKENS_AT_ONCE = 1024
-"""With a whole dictionary, codes exist for this many tokens at a time: 100 MB for 24,576 latents in float32."""
 
 Borrow = Callable[[nn.Linear, Tensor], AbstractContextManager[Tensor]]
 """Lends a layer's weight on the device and in the dtype of a tensor."""
@@ -103,25 +101,21 @@ class SelectedLatents(nn.Module):
         """z (..., S) of activations x (..., d), in x's dtype."""
         with self.borrow(self.encoder, x) as rows:
             if self.sae.activation == "topk":
-                tokens = x.flatten(0, -2).split(TOKENS_AT_ONCE)  # of (T, d)
-                z = torch.cat([self._codes(part, rows)[:, self.columns] for part in tokens])
-                return z.unflatten(0, x.shape[:-1])
+                return self._competing(x.flatten(0, -2), rows).unflatten(0, x.shape[:-1])
             bias, threshold = self.encoder_bias.to(x), self.threshold.to(x)
             return kernels.encode_selected(x, rows[self.columns], bias[self.columns], threshold[self.columns])
 
     def decode(self, z: Tensor) -> Tensor:
         """D(z), (..., d), of codes z (..., S) with every other latent at zero."""
         with self.borrow(self.decoder, z) as rows:
-            return kernels.decode(z, rows[self.columns], self.decoder_bias.to(z))
+            return kernels.decode_selected(z, rows[self.columns], self.decoder_bias.to(z))
 
     def reconstruct_adapted(self, x: Tensor) -> Tensor:
         """D_t(E_s(x)), (..., d): the adapted decoder on the codes of the whole dictionary."""
         self.require_whole("a reconstruction")
         with self.borrow(self.encoder, x) as rows, self.borrow(self.require_adapted(), x) as decoder:
-            bias, tokens = self.decoder_bias.to(x), x.flatten(0, -2).split(TOKENS_AT_ONCE)  # of (T, d)
-            return torch.cat(
-                [kernels.decode(self._codes(part, rows), decoder, bias) for part in tokens]
-            ).view_as(x)
+            values, indices = self._codes(x, rows)
+            return kernels.decode(values, indices, decoder, self.decoder_bias.to(x))
 
     @contextmanager
     def directions(self, like: Tensor) -> Generator[Tensor]:
@@ -146,12 +140,31 @@ class SelectedLatents(nn.Module):
             )
         return self.adapted
 
-    def _codes(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Codes (T, N) of the whole dictionary."""
-        bias = self.encoder_bias.to(tokens)
+    def _codes(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents of the whole dictionary that fire: values and indices (..., k)."""
+        bias = self.encoder_bias.to(x)
         if self.sae.activation == "topk" and self.sae.k is not None:
-            return kernels.encode_topk(tokens, rows, bias, self.sae.k)
-        return kernels.encode_selected(tokens, rows, bias, self.threshold.to(tokens))
+            return kernels.encode_topk(x, rows, bias, self.sae.k)
+        values, indices, _ = kernels.encode_threshold(x, rows, bias, self.threshold.to(x))
+        return values, indices
+
+    def _competing(self, x: Tensor, rows: Tensor) -> Tensor:
+        """TopK codes (T, S) of tokens x (T, d), from the whole dictionary's rows (N, d).
+
+        A latent whose pre-activation is not positive has the code 0 whatever the others do, so that only tokens with
+        some positive one need the whole dictionary. Tokens that are not finite get NaN.
+        """
+        assert self.sae.k is not None
+        bias, own = self.encoder_bias.to(x), rows[self.columns]
+        pre = functional.linear(x, own, bias[self.columns])  # (T, S)
+        # Two products of another shape may differ by so much, and a code must not hang on the sign of its rounding.
+        doubt = 2 * self.width * torch.finfo(x.dtype).eps * torch.outer(x.norm(dim=-1), own.norm(dim=-1))
+        finite = pre.isfinite().all(-1)
+        at = (finite & (pre > -doubt).any(-1)).nonzero()[:, 0]
+        values, indices = kernels.encode_topk(x[at], rows, bias, self.sae.k)
+        codes = [(values * (indices == latent)).sum(-1) for latent in self.latents]
+        z = torch.where(finite[:, None], torch.zeros_like(pre), torch.nan)
+        return z.index_copy(0, at, torch.stack(codes, dim=-1))
 
     def require_whole(self, purpose: str) -> None:
         """A SteeringError unless the whole dictionary is loaded."""
