@@ -150,10 +150,11 @@ class Repel(Gated):
 
     def edit(self, x: Tensor, reading: Reading) -> Tensor:
         if self.form is Form.PAPER:
-            literal = x - self.strength * (self.latents.decode(reading.acting) - x)
+            literal = x - self.strength * (self.latents.decode(reading.acting, x) - x)
             return torch.where(reading.open.any(-1, keepdim=True), literal, x)
+        z = self.latents.weigh(reading.acting, x)
         with self.latents.directions(x) as rows:
-            return kernels.steer_selected(x, reading.acting, rows, -self.strength, self.keep_norm)
+            return kernels.steer_selected(x, z, rows, -self.strength, self.keep_norm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,5 +173,6 @@ class Blend(Gated):
         if self.form is Form.PAPER:
             literal = (1 - self.strength) * x + self.strength * self.latents.reconstruct_adapted(x)
             return torch.where(reading.open.any(-1, keepdim=True), literal, x)
+        z = self.latents.weigh(reading.acting, x)
         with self.latents.directions(x) as source, self.latents.adapted_directions(x) as target:
-            return kernels.steer_selected(x, reading.acting, target - source, self.strength, self.keep_norm)
+            return kernels.steer_selected(x, z, target - source, self.strength, self.keep_norm)

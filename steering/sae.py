@@ -3,7 +3,8 @@
 A dictionary is stored as  p = W_enc (s·a − b_dec) + b_enc,  z = activation(p),  D(z) = (z W_dec + b_dec) / s,
 where s is the scale that the autoencoder was trained on. Here s and b_dec are folded into the rows once, in
 double precision, so that the rest of the pack sees  p = W a + b  and  D(z) = Σ_f z_f d_f + c  in the
-activation's own units.
+activation's own units. Where the autoencoder standardises each token (standardise.py), a is the standardised token,
+and what is said of it is brought back into the activation's units.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .. import kernels
 from .errors import SteeringError
 from .formats.bundle import LatentTensors
 from .formats.header import SaeSite
+from .standardise import STANDARDISERS, Standardised
 
 Borrow = Callable[[nn.Linear, Tensor], AbstractContextManager[Tensor]]
 """Lends a layer's weight on the device and in the dtype of a tensor."""
@@ -99,23 +101,28 @@ class SelectedLatents(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """z (..., S) of activations x (..., d), in x's dtype."""
+        x = self._standardised(x).x
         with self.borrow(self.encoder, x) as rows:
             if self.sae.activation == "topk":
                 return self._competing(x.flatten(0, -2), rows).unflatten(0, x.shape[:-1])
             bias, threshold = self.encoder_bias.to(x), self.threshold.to(x)
             return kernels.encode_selected(x, rows[self.columns], bias[self.columns], threshold[self.columns])
 
-    def decode(self, z: Tensor) -> Tensor:
-        """D(z), (..., d), of codes z (..., S) with every other latent at zero."""
+    def decode(self, z: Tensor, x: Tensor) -> Tensor:
+        """D(z), (..., d), of x's codes z (..., S) with every other latent at zero."""
         with self.borrow(self.decoder, z) as rows:
-            return kernels.decode_selected(z, rows[self.columns], self.decoder_bias.to(z))
+            return self._restored(kernels.decode_selected(z, rows[self.columns], self.decoder_bias.to(z)), x)
+
+    def weigh(self, z: Tensor, x: Tensor) -> Tensor:
+        """x's codes z (..., S) in units of x: what they say is  Σ_f weigh(z)_f d_f."""
+        return z if self.sae.input_norm == "none" else z * self._standardised(x).spread
 
     def reconstruct_adapted(self, x: Tensor) -> Tensor:
         """D_t(E_s(x)), (..., d): the adapted decoder on the codes of the whole dictionary."""
         self.require_whole("a reconstruction")
         with self.borrow(self.encoder, x) as rows, self.borrow(self.require_adapted(), x) as decoder:
-            values, indices = self._codes(x, rows)
-            return kernels.decode(values, indices, decoder, self.decoder_bias.to(x))
+            values, indices = self._codes(self._standardised(x).x, rows)
+            return self._restored(kernels.decode(values, indices, decoder, self.decoder_bias.to(x)), x)
 
     @contextmanager
     def directions(self, like: Tensor) -> Generator[Tensor]:
@@ -128,6 +135,17 @@ class SelectedLatents(nn.Module):
         """Lends d^t_f, the adapted decoder's rows (S, d)."""
         with self.borrow(self.require_adapted(), like) as rows:
             yield rows[self.columns]
+
+    def _standardised(self, x: Tensor) -> Standardised:
+        """Activations (..., d) as the autoencoder sees them."""
+        return STANDARDISERS[self.sae.input_norm](x)
+
+    def _restored(self, said: Tensor, x: Tensor) -> Tensor:
+        """What a decoder says (..., d) in the units of the activations x (..., d)."""
+        if self.sae.input_norm == "none":
+            return said
+        _, centre, spread = self._standardised(x)
+        return said * spread + centre
 
     def require_adapted(self) -> nn.Linear:
         """The adapted decoder, or a SteeringError that says that there is none."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import SteeringError
 from ..sites import Site
+from ..standardise import STANDARDISERS
 from .fields import LICENSE, SHA256, Field, parse_json
 
 FORMAT = "steerdit.bundle"
@@ -97,6 +98,8 @@ class SaeSite:
     """Latents kept by topk; for the others, at most a note of how it was trained."""
     input_scale: float = 1.0
     """The activation is multiplied by it before it is encoded."""
+    input_norm: str = "none"
+    """none, layer_norm or unit_rms: how each token is standardised first (see standardise.py); scale is 1 then."""
     categories: Mapping[str, Category] = field(default_factory=dict[str, Category])
 
     def selected(self, categories: tuple[str, ...] | None = None) -> tuple[int, ...]:
@@ -230,7 +233,7 @@ def _sae_site(entry: Field) -> SaeSite:
 
 
 def _sae(entry: Field) -> SaeSite:
-    fields = entry.record("kind width latents activation k input_scale categories")
+    fields = entry.record("kind width latents activation k input_scale categories", "input_norm")
     latents = fields["latents"].integer(1, 2**31)
     activation = fields["activation"].one_of(ACTIVATIONS, UPDATE)
     k = fields["k"].optional(lambda k: k.integer(1, latents))
@@ -238,12 +241,16 @@ def _sae(entry: Field) -> SaeSite:
         fields["k"].refuse(f"a whole number, 1 to {latents}, as topk needs")
     if fields["input_scale"].number(0.0) == 0.0:
         fields["input_scale"].refuse("a number above 0")
+    norm = fields["input_norm"].one_of(STANDARDISERS, UPDATE) if "input_norm" in fields else "none"
+    if norm != "none" and fields["input_scale"].number(0.0) != 1.0:
+        fields["input_scale"].refuse(f"1, as input_norm {norm} leaves no scale")
     return SaeSite(
         width=fields["width"].integer(1, 2**31),
         latents=latents,
         activation=activation,
         k=k,
         input_scale=fields["input_scale"].number(0.0),
+        input_norm=norm,
         categories={
             name: _category(name, of, latents) for name, of in fields["categories"].mapping().items()
         },
@@ -300,6 +307,7 @@ def _site_json(site: SaeSite) -> dict[str, object]:
         "activation": site.activation,
         "k": site.k,
         "input_scale": site.input_scale,
+        **({} if site.input_norm == "none" else {"input_norm": site.input_norm}),
         "categories": {name: _category_json(category) for name, category in site.categories.items()},
     }
 

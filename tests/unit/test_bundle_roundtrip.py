@@ -18,6 +18,7 @@ from steerdit.steering.errors import BundleError
 from steerdit.steering.formats.bundle import open_bundle, verify, write_bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
 from steerdit.steering.sites import Site
+from steerdit.steering.standardise import STANDARDISERS
 
 from .bundles import BIND, TEXT, small_header, small_tensors
 
@@ -52,12 +53,14 @@ def headers(draw: st.DrawFn) -> BundleHeader:
         latents = draw(st.integers(1, 9))
         names = draw(st.lists(LETTERS, max_size=2, unique=True))
         activation = draw(st.sampled_from(["relu", "jumprelu", "topk"]))
+        norm = draw(st.sampled_from(list(STANDARDISERS)))
         sites[Site.parse(site)] = SaeSite(
             width=draw(st.integers(1, 5)),
             latents=latents,
             activation=activation,
             k=draw(st.integers(1, latents)) if activation == "topk" else None,
-            input_scale=draw(st.floats(1e-6, 1e6)),
+            input_scale=draw(st.floats(1e-6, 1e6)) if norm == "none" else 1.0,
+            input_norm=norm,
             categories={name: draw(categories(latents)) for name in names},
         )
     recipe = draw(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
@@ -145,6 +148,7 @@ def test_few_rows_of_a_large_bundle_cost_little_memory(tmp_path: Path) -> None:
 import resource, sys, torch
 from steerdit.steering.formats.bundle import open_bundle
 from steerdit.steering.sites import Site
+from steerdit.steering.standardise import STANDARDISERS
 torch.zeros(1).half().float()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 bundle = open_bundle(sys.argv[1])
