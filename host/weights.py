@@ -12,7 +12,7 @@ import comfy.model_patcher
 import comfy.ops
 from torch import Tensor, nn
 
-from ..steering.formats.bundle import DIGEST_KEY, Bundle
+from ..steering.formats.bundle import Bundle
 from ..steering.sae import SelectedLatents
 from ..steering.sites import Site
 
@@ -27,7 +27,7 @@ def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: 
         selected: latents (S) of the dictionary.
         whole: load the whole dictionary beside them.
     """
-    key = (bundle.container.metadata[DIGEST_KEY], site, tuple(selected), whole)
+    key = (bundle.identity, site, tuple(selected), whole)
     patcher = _patchers.get(key)
     if patcher is None:
         latents = SelectedLatents(

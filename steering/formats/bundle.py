@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from ..sites import Site
 from .container import Container, chunks, read_container, sha256_of, write_container
 from .fields import DAMAGED, shown
 from .header import BundleHeader, SaeSite, TensorRecord, header_json, parse_header
+from .rows import Reading, require_finite, rows_of
 
 KEY = "steerdit"
 DIGEST_KEY = "steerdit_sha256"
@@ -69,6 +69,11 @@ class Bundle:
         return self.header.name
 
     @property
+    def identity(self) -> str:
+        """The same for bundles of the same content."""
+        return self.container.metadata[DIGEST_KEY]
+
+    @property
     def family(self) -> str:
         return self.header.family
 
@@ -101,10 +106,10 @@ class Bundle:
                 found=shown(outside or list(indices)),
                 remedy="Ask for latents that the bundle's categories list.",
             )
-        with self._reading() as file:
+        with Reading(self.container) as file:
 
             def rows(part: str) -> Tensor:
-                return self._finite(site, part, _rows(file, f"{site}.{part}", indices))
+                return self._finite(site, part, rows_of(file, f"{site}.{part}", indices).float())
 
             def optional_rows(part: str) -> Tensor | None:
                 return rows(part) if f"{site}.{part}" in self.tensors else None
@@ -150,20 +155,8 @@ class Bundle:
             )
         return self.sites[site]
 
-    def _reading(self) -> _Reading:
-        self.container.unchanged()  # reading a file that was cut since would end the process, not raise
-        return _Reading(self.path)
-
     def _finite(self, site: Site, part: str, values: Tensor) -> Tensor:
-        wrong = int(values.numel() - torch.isfinite(values).sum())
-        if wrong:
-            raise BundleError(
-                f"{self.path}: {site}.{part}",
-                expected="finite numbers",
-                found=f"{wrong} NaN or infinite among the {values.numel()} read",
-                remedy="The bundle would spoil every picture; get a sound copy or train it again.",
-            )
-        return values
+        return require_finite(f"{self.path}: {site}.{part}", values)
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -288,54 +281,6 @@ def verify(path: str | os.PathLike[str], progress: Callable[[int, int], None] | 
             if progress is not None:
                 progress(done, total)
     return bundle
-
-
-class _Reading:
-    """An open safetensors file whose own complaints become ours."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            self.file = cast("Any", safetensors.safe_open(str(self.path), framework="pt", device="cpu"))
-            return self.file.__enter__()
-        except (safetensors.SafetensorError, OSError) as reason:
-            raise self._refusal(reason) from reason
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self.file.__exit__(kind, error, traceback)
-        if isinstance(error, (safetensors.SafetensorError, OSError)):
-            raise self._refusal(error) from error
-
-    def _refusal(self, reason: Exception) -> BundleError:
-        return BundleError(
-            str(self.path), expected="a readable safetensors file", found=str(reason), remedy=DAMAGED
-        )
-
-
-def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Rising indices as half-open runs of neighbours: 3 4 5 9 -> (3, 6) (9, 10)."""
-    start = stop = indices[0]
-    for index in indices:
-        if index > stop:
-            yield start, stop
-            start = index
-        stop = index + 1
-    yield start, stop
-
-
-def _rows(file: Any, name: str, indices: Sequence[int]) -> Tensor:
-    """Rows (S, ...) of a stored tensor in float32, each run of neighbouring rows read at once."""
-    stored = file.get_slice(name)
-    if not indices:
-        return stored[0:0].float()
-    rising = sorted(indices)
-    rows = torch.cat([stored[start:stop].float() for start, stop in _runs(rising)])  # (S, ...)
-    if list(indices) == rising:
-        return rows
-    place = {index: position for position, index in enumerate(rising)}
-    return rows[torch.tensor([place[index] for index in indices])]
 
 
 def _match_table(
