@@ -11,6 +11,9 @@ from torch import Size, Tensor
 CHUNK_BYTES = 64 << 20
 """At most so much for one chunk's pre-activations: 682 tokens of 24,576 latents in float32."""
 
+LATENTS_AT_ONCE = 4096
+"""Latents in one matrix product on the CPU."""
+
 
 class Sparse(NamedTuple):
     """The latents that fire at each token, in rising order of their number."""
@@ -34,12 +37,22 @@ def pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Tensor]:
 
     A chunk lives in the memory of the one before. Every kernel that ranks a whole dictionary gets its numbers here:
     a matrix product may round by its shape, and a near-tie would then fall otherwise from one kernel to the next.
+
+    On the CPU a chunk is a transposed view, and made in blocks of latents: the library then takes the dictionary as it
+    lies in memory, instead of packing it anew for every call.
     """
     tokens, latents = x.reshape(-1, x.shape[-1]), rows.shape[0]
     parts = tokens.split(tokens_at_once(latents, x.element_size()))
-    memory = x.new_empty(len(parts[0]), latents)
+    memory = x.new_empty(latents * len(parts[0]))
     for part in parts:
-        yield torch.addmm(bias, part, rows.T, out=memory[: len(part)])
+        if x.device.type == "cpu":
+            pre = memory[: latents * len(part)].view(latents, len(part))  # (N, T)
+            for at in range(0, latents, LATENTS_AT_ONCE):
+                block = slice(at, at + LATENTS_AT_ONCE)
+                torch.addmm(bias[block, None], rows[block], part.T, out=pre[block])
+            yield pre.T
+        else:
+            yield torch.addmm(bias, part, rows.T, out=memory[: latents * len(part)].view(len(part), latents))
 
 
 def padded(found: Sequence[tuple[Tensor, Tensor, Tensor]], shape: Size, capacity: int | None) -> Sparse:
