@@ -31,6 +31,11 @@ ARCHITECTURES = {
 }
 
 
+WHOLE = 16
+"""Rows of pre-activations and of steered tokens are padded to a multiple of so many numbers: then every load is wide,
+and there is no second program for ragged sizes."""
+
+
 class Config(NamedTuple):
     """A kernel's compile-time constants and how many warps and pipeline stages run it."""
 
@@ -51,7 +56,7 @@ STEER = {
     (2, 16): Config({"TOKENS": 32, "COLUMNS": 128, "LATENTS": 16, "PRECISION": "ieee"}, 4),
     (2, 64): Config({"TOKENS": 32, "COLUMNS": 64, "LATENTS": 64, "PRECISION": "ieee"}, 4),
     (2, 128): Config({"TOKENS": 32, "COLUMNS": 64, "LATENTS": 128, "PRECISION": "ieee"}, 8),
-    (2, 256): Config({"TOKENS": 32, "COLUMNS": 64, "LATENTS": 256, "PRECISION": "ieee"}, 8),
+    (2, 256): Config({"TOKENS": 32, "COLUMNS": 32, "LATENTS": 256, "PRECISION": "ieee"}, 8),
     (4, 16): Config({"TOKENS": 32, "COLUMNS": 64, "LATENTS": 16, "PRECISION": "tf32x3"}, 8),
     (4, 64): Config({"TOKENS": 32, "COLUMNS": 64, "LATENTS": 64, "PRECISION": "tf32x3"}, 8),
     (4, 128): Config({"TOKENS": 16, "COLUMNS": 32, "LATENTS": 128, "PRECISION": "tf32x3"}, 8),
@@ -61,7 +66,7 @@ STEER_LATENTS = {2: (16, 64, 128, 256), 4: (16, 64, 128)}
 
 
 def steer(arch: int, itemsize: int, latents: int) -> Config | None:
-    """Of `steer_kernel`, for S latents."""
+    """Of `steer_kernel`, for S latents; a width is padded to `WHOLE`."""
     size = class_of(latents, STEER_LATENTS[itemsize])
     if size is None:
         return None
@@ -77,8 +82,7 @@ TOPK_LATENTS = {
     4096: (4096, 1, 1),
     32_768: (1024, 16, 2),
     65_536: (2048, 16, 2),
-    131_072: (2048, 16, 4),
-    262_144: (2048, 16, 8),
+    131_072: (4096, 2, 16),
 }
 
 
@@ -95,8 +99,7 @@ def row_topk(itemsize: int, latents: int, k: int) -> Config | None:
     groups, span, passes = TOPK_LATENTS[size]
     long = is_long(itemsize, latents)
     constants = {"K": kept, "GROUPS": groups, "SPAN": span, "PASSES": passes, "LONG": long}
-    candidates = groups if span == 1 else kept * span * passes
-    return Config(constants, num_warps=16 if long and candidates > 4096 else 8)
+    return Config(constants, num_warps=8)
 
 
 MEMBERSHIP_LATENTS = 1 << 20

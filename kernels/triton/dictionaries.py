@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..checks import refuse_not_finite
 from ..chunks import Sparse
 from . import configs
 from .edits import bar
 from .gather import gather_kernel
-from .launch import l2_bytes, on
+from .launch import aligned, l2_bytes, on
 from .membership import membership_kernel
 from .row_topk import row_topk_kernel
 from .threshold import compact_kernel
@@ -59,6 +60,7 @@ def encode_threshold(
 ) -> Sparse:
     """The latents with p_f > θ_f of each token, in rising order of their number."""
     limit, shape = bar(threshold, x.dtype, rows.shape[0]), x.shape[:-1]
+    limit = functional.pad(limit, (0, -len(limit) % configs.WHOLE), value=torch.inf)
     found: list[Sparse] = []
     for _, pre in _checked_chunks(x, rows, bias):
         # Without a capacity the busiest token sets the width, which the host has to know before it allocates.
@@ -107,7 +109,7 @@ def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: 
         with on(x):
             kernel[(len(pre), -(-probes // 16))](
                 _bits(pre),
-                selected.contiguous(),
+                aligned(selected),
                 inside[first : first + len(pre)].view(torch.uint8),
                 pre.shape[1],
                 probes,
@@ -129,10 +131,10 @@ def decode(values: Tensor, indices: Tensor, rows: Tensor, bias: Tensor) -> Tenso
         kernel: Any = gather_kernel
         with on(rows):
             kernel[(tokens, -(-width // columns))](
-                values.reshape(tokens, k).contiguous(),
-                indices.reshape(tokens, k).contiguous(),
-                rows.contiguous(),
-                bias.float().contiguous(),
+                aligned(values.reshape(tokens, k)),
+                aligned(indices.reshape(tokens, k)),
+                aligned(rows),
+                aligned(bias.float()),
                 out,
                 k,
                 width,
@@ -144,13 +146,16 @@ def decode(values: Tensor, indices: Tensor, rows: Tensor, bias: Tensor) -> Tenso
 
 
 def pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[tuple[int, Tensor]]:
-    """The first token of each chunk and its p = W x + b, (T, N), in the memory of the chunk before."""
+    """The first token of each chunk and its p = W x + b in the memory of the chunk before, (T, N) padded by −∞, which
+    is never among the k ≤ N largest, to a multiple of `WHOLE` latents.
+    """
     tokens, latents = x.reshape(-1, x.shape[-1]), rows.shape[0]
     step = configs.tokens_at_once(latents, x.element_size(), l2_bytes(x.device))
-    memory = x.new_empty(min(step, len(tokens)), latents)
+    memory = x.new_full((min(step, len(tokens)), latents + -latents % configs.WHOLE), -torch.inf)
     for first in range(0, len(tokens), step):
         part = tokens[first : first + step]
-        yield first, torch.addmm(bias, part, rows.T, out=memory[: len(part)])
+        torch.addmm(bias, part, rows.T, out=memory[: len(part), :latents])
+        yield first, memory[: len(part)]
 
 
 def _checked_chunks(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[tuple[int, Tensor]]:
@@ -160,11 +165,11 @@ def _checked_chunks(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[tuple[in
     """
     sums: list[Tensor] = []
     for first, pre in pre_activations(x, rows, bias):
-        sums.append(pre.sum(dtype=torch.float32))
+        sums.append(pre[:, : len(rows)].sum(dtype=torch.float32))
         yield first, pre
     if sums and not torch.stack(sums).isfinite().all():
         for _, pre in pre_activations(x, rows, bias):
-            refuse_not_finite(pre, x=x, rows=rows, bias=bias)
+            refuse_not_finite(pre[:, : len(rows)], x=x, rows=rows, bias=bias)
 
 
 def _bits(numbers: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import triton.language as tl
 from .bits import norm_ratio, rounded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["strength", "keep_norm"])
 def add_direction_kernel(
     x,  # (T, width)
     direction,  # (width,) float32

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from . import configs
 from .direction import add_direction_kernel
-from .launch import architecture, on
+from .launch import aligned, architecture, on
 from .steer import steer_kernel
 
 
 def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_norm: bool = False) -> Tensor:
     """x' = x + strength · Σ_f z_f d_f, with x read from device memory once and x' written once."""
-    codes = z.reshape(-1, z.shape[-1]).contiguous()
+    codes = aligned(z.reshape(-1, z.shape[-1]))
     return _steered(x, rows, strength, keep_norm, codes=codes, encoder=None, bias=None, threshold=None)
 
 
@@ -38,8 +39,8 @@ def encode_and_steer(
         strength,
         keep_norm,
         codes=None,
-        encoder=encoder.contiguous(),
-        bias=bias.float(),
+        encoder=aligned(encoder),
+        bias=aligned(bias.float()),
         threshold=bar(threshold, x.dtype, encoder.shape[0]),
     )
 
@@ -57,14 +58,14 @@ def add_direction(x: Tensor, direction: Tensor, strength: float, keep_norm: bool
     width = x.shape[-1]
     config = configs.add_direction(width)
     assert config is not None, "refused before"
-    tokens = x.reshape(-1, width).contiguous()
+    tokens = aligned(x.reshape(-1, width))
     out = torch.empty_like(tokens)
     if out.numel() > 0:
         kernel: Any = add_direction_kernel
         with on(x):
             kernel[(len(tokens),)](
                 tokens,
-                direction.float().contiguous(),
+                aligned(direction.float()),
                 out,
                 width,
                 float(strength),
@@ -77,12 +78,12 @@ def add_direction(x: Tensor, direction: Tensor, strength: float, keep_norm: bool
 
 def bar(threshold: Tensor, dtype: torch.dtype, latents: int) -> Tensor:
     """θ (latents,) in float32 such that p > θ holds for the same numbers p of `dtype` as with what is given."""
-    if threshold.dim() == 0:
-        return threshold.to(dtype).float().expand(latents).contiguous()
+    if threshold.dim() == 0:  # then torch compares in the dtype of p
+        return threshold.to(dtype).float().repeat(latents)
     near = threshold.float()
     # No p lies between a double and the float32 below it; one may lie on the float32 above it.
     above = near.double() > threshold.double()
-    return torch.where(above, torch.nextafter(near, torch.full_like(near, -torch.inf)), near).contiguous()
+    return torch.where(above, torch.nextafter(near, torch.full_like(near, -torch.inf)), near)
 
 
 def _steered(
@@ -90,9 +91,14 @@ def _steered(
 ) -> Tensor:
     """Launches `steer_kernel`; `codes` are given, or an encoder with its bias and threshold."""
     (latents, width), arch = directions.shape, architecture(x.device)
-    tokens = x.reshape(-1, width).contiguous()
-    if tokens.numel() == 0 or latents == 0:
+    if x.numel() == 0 or latents == 0:
         return x.clone()
+    if short := -width % configs.WHOLE:
+        x, directions = functional.pad(x, (0, short)), functional.pad(directions, (0, short))
+        if (encoder := codes["encoder"]) is not None:
+            codes["encoder"] = functional.pad(encoder, (0, short))
+        return _steered(x, directions, strength, keep_norm, **codes)[..., :width].contiguous()
+    tokens = aligned(x.reshape(-1, width))
     config = arch and configs.steer(arch, x.element_size(), latents)
     assert config, "refused before"
     out = torch.empty_like(tokens)
@@ -105,7 +111,7 @@ def _steered(
             codes["encoder"],
             codes["bias"],
             codes["threshold"],
-            directions.contiguous(),
+            aligned(directions),
             len(tokens),
             width,
             latents,

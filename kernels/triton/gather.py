@@ -14,7 +14,7 @@ import triton.language as tl
 from .bits import rounded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def gather_kernel(
     values,  # (T, k)
     indices,  # (T, k) int64 or int32

@@ -31,6 +31,12 @@ def on(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it, contiguous and at an address that 16-byte loads can take."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
 def l2_bytes(device: torch.device) -> int:
     """The size of the L2 cache."""
     if device.type != "cuda":

@@ -10,7 +10,7 @@ import triton.language as tl
 from .bits import keys_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["probes", "k"])
 def membership_kernel(
     pre,  # (T, latents) int16 or int32: the bits of the pre-activations
     selected,  # (probes,) int64

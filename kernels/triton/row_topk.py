@@ -16,7 +16,7 @@ import triton.language as tl
 from .bits import bits_of, keys_of, kth_largest, lowest_key, place_of, places_of_true
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def row_topk_kernel(
     pre,  # (T, latents) int16 or int32: the bits of the pre-activations
     values,  # (T, k) of the same type: the bits of the k largest, largest first

@@ -14,7 +14,7 @@ import triton.language as tl
 from .bits import norm_ratio, operand, rounded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "latents", "strength", "keep_norm"])
 def steer_kernel(
     x,  # (T, width)
     out,  # (T, width)
@@ -55,12 +55,12 @@ def steer_kernel(
         total += tl.load(bias + latent, mask=known, other=0.0)[None, :]
         pre = rounded(total, dtype).to(tl.float32)
         is_open = pre > tl.load(threshold + latent, mask=known, other=float("inf"))[None, :]
-        z = pre * is_open.to(tl.float32)  # a NaN stays one
+        z = tl.where(is_open, pre, pre * 0.0)  # a NaN stays one
     else:
         codes += first * latents
         given = codes + token[:, None] * latents + latent[None, :]
         z = tl.load(given, mask=here & known[None, :], other=0.0).to(tl.float32)
-    acts = tl.max(tl.where(z != 0, 1, 0), 1)  # (TOKENS,)
+    acts = tl.sum(tl.where(z != 0, 1, 0), 1)  # (TOKENS,): how many
     z = operand(rounded(z, dtype))
 
     if tl.max(acts, 0) == 0:
@@ -87,5 +87,5 @@ def steer_kernel(
             tile = tl.load(x + place + start, mask=here & inside, other=0.0, eviction_policy="evict_first")
             new = tile.to(tl.float32) + strength * tl.dot(z, part, input_precision=PRECISION)
             new = rounded(new * scale[:, None], dtype)
-            new = tl.where(acts[:, None] != 0, new, tile)
+            new = tl.where(tl.expand_dims(acts, 1) != 0, new, tile)
             tl.store(out + place + start, new, mask=here & inside, eviction_policy="evict_first")

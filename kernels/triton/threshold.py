@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def compact_kernel(
     pre,  # (T, latents)
     threshold,  # (latents,) float32
