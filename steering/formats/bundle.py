@@ -96,7 +96,7 @@ class Bundle:
         Raises:
             BundleError: the site or a latent is not in the bundle, a value is not finite, the file changed.
         """
-        entry = self._entry(site)
+        entry = self.entry(site)
         indices = tuple(range(entry.latents)) if latents is None else tuple(int(latent) for latent in latents)
         outside = [latent for latent in indices if not 0 <= latent < entry.latents]
         if outside or len(set(indices)) != len(indices):
@@ -128,7 +128,7 @@ class Bundle:
 
     def read_sae(self, site: Site) -> LatentTensors:
         """All N latents of a site, after checking their bytes against the header's hashes."""
-        self._entry(site)
+        self.entry(site)
         for name in self.tensors:
             if name.rpartition(".")[0] == str(site):
                 self.check(name)
@@ -145,7 +145,8 @@ class Bundle:
                 remedy=DAMAGED,
             )
 
-    def _entry(self, site: Site) -> SaeSite:
+    def entry(self, site: Site) -> SaeSite:
+        """The description of one of `sites`, or a refusal that lists them."""
         if site not in self.sites:
             raise BundleError(
                 str(self.path),

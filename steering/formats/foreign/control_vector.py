@@ -1,0 +1,105 @@
+"""GGUF control vectors (repeng, llama.cpp): one direction per layer of a language model.
+
+general.architecture is `controlvector`; tensors `direction.{layer}`, layers from 1 on, as 0 would be the embedding.
+A control vector is added, not encoded and decoded, so it is no dictionary and becomes no bundle's autoencoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ...errors import BundleError
+from ..rows import require_finite
+
+_DIRECTION = re.compile(r"direction\.(\d{1,6})")
+ARCHITECTURE = "controlvector"
+
+
+@dataclass(frozen=True, eq=False)
+class ControlVector:
+    """Directions of one language model."""
+
+    model: str
+    """As the file hints; empty if it does not."""
+    layers: Mapping[int, Tensor]
+    """By layer, 1 the first: (d) in float32."""
+
+    @property
+    def width(self) -> int:
+        return next(iter(self.layers.values())).numel()
+
+
+def read_control_vector(path: Path) -> ControlVector:
+    """Reads a GGUF control vector.
+
+    Raises:
+        BundleError: the package `gguf` is missing, or the file is no sound control vector.
+    """
+    reader = _open(path)
+    architecture = _text(reader, "general.architecture")
+    if architecture != ARCHITECTURE:
+        _refuse(
+            path,
+            f"the architecture {ARCHITECTURE}",
+            repr(architecture),
+            "Choose a control vector, not a model.",
+        )
+    layers: dict[int, Tensor] = {}
+    for stored in reader.tensors:
+        named = _DIRECTION.fullmatch(stored.name)
+        if named is None or int(named[1]) < 1:
+            _refuse(path, "tensors direction.1, direction.2, ...", repr(stored.name), DAMAGED)
+        if stored.tensor_type.name != "F32" or len(stored.shape) != 1:
+            kind = f"{stored.tensor_type.name} of shape {[int(size) for size in stored.shape]}"
+            _refuse(f"{path}: {stored.name}", "a vector in F32", kind, DAMAGED)
+        values = torch.from_numpy(stored.data.copy())  # pyright: ignore[reportUnknownMemberType]
+        layers[int(named[1])] = require_finite(f"{path}: {stored.name}", values)
+    widths = {vector.numel() for vector in layers.values()}
+    if len(widths) != 1 or 0 in widths:
+        _refuse(path, "directions of one width", f"widths {sorted(widths)}", DAMAGED)
+    count = reader.get_field(f"{ARCHITECTURE}.layer_count")
+    if count is not None and int(count.contents()) != len(layers):
+        _refuse(path, f"{int(count.contents())} directions, as its header says", f"{len(layers)}", DAMAGED)
+    return ControlVector(_text(reader, f"{ARCHITECTURE}.model_hint"), dict(sorted(layers.items())))
+
+
+def _open(path: Path) -> Any:
+    try:
+        gguf = import_module("gguf")
+    except ModuleNotFoundError as reason:
+        raise BundleError(
+            str(path),
+            expected="the package gguf, which reads GGUF files",
+            found="none in this Python",
+            remedy="Install it with `python -m pip install gguf` (the extra `gguf` of this pack).",
+        ) from reason
+    try:
+        return gguf.GGUFReader(path)
+    except Exception as reason:  # a damaged file makes the reader fail in many ways
+        raise BundleError(
+            str(path),
+            expected="a whole GGUF file",
+            found=f"{type(reason).__name__}: {str(reason)[:200]}",
+            remedy=DAMAGED,
+        ) from reason
+
+
+def _text(reader: Any, key: str) -> str:
+    field = reader.get_field(key)
+    value = None if field is None else field.contents()
+    return value if isinstance(value, str) else ""
+
+
+def _refuse(where: Path | str, expected: str, found: str, remedy: str) -> NoReturn:
+    raise BundleError(str(where), expected=expected, found=found, remedy=remedy)
+
+
+DAMAGED = "The file is damaged or was not made by repeng or llama.cpp: download it again."
