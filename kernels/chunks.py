@@ -41,7 +41,7 @@ def pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Tensor]:
     On the CPU a chunk is a transposed view, and made in blocks of latents: the library then takes the dictionary as it
     lies in memory, instead of packing it anew for every call.
     """
-    tokens, latents = x.reshape(-1, x.shape[-1]), rows.shape[0]
+    tokens, latents = x.reshape(x.shape[:-1].numel(), x.shape[-1]), rows.shape[0]
     parts = tokens.split(tokens_at_once(latents, x.element_size()))
     memory = x.new_empty(latents * len(parts[0]))
     for part in parts:

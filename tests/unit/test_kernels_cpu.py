@@ -144,6 +144,26 @@ def test_the_pre_activations_are_those_of_float64(
         assert ((pre.double() - exact).abs() <= 4 * torch.finfo(dtype).eps * size).all()
 
 
+@given(seeds, dtypes, st.integers(0, 200), st.integers(0, 20), st.floats(-3, 3), st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_steering(
+    seed: int, dtype: torch.dtype, tokens: int, latents: int, strength: float, keep_norm: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, rows = normal(generator, tokens, 24).to(dtype), normal(generator, latents, 24).to(dtype)
+    z = (normal(generator, tokens, latents).relu() * (normal(generator, tokens, 1) > 0)).to(dtype)
+    found = cpu.steer_selected(x, z, rows, strength, keep_norm)
+    expected = reference.steer_selected(x.double(), z.double(), rows.double(), strength, keep_norm)
+    size = (z.double() @ rows.double().abs()).abs().max().item() * abs(strength) if z.numel() else 1.0
+    assert torch.allclose(found.double(), expected, rtol=0, atol=8 * torch.finfo(dtype).eps * (4 + size))
+    quiet = ~(z != 0).any(-1)
+    assert torch.equal(found[quiet], x[quiet])
+    assert close(
+        cpu.decode_selected(z, rows, rows.new_ones(24)),
+        reference.decode_selected(z.double(), rows.double(), torch.ones(24).double()),
+    )
+
+
 def odd(tensor: Tensor, how: str) -> Tensor:
     """The same numbers, lying otherwise in memory."""
     if how == "strided":
