@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
+from ..steering.competition import TopK, rule_at
 from ..steering.errors import SteeringError
 from ..steering.formats.bundle import Bundle
 from ..steering.gates import Gate, GateKind
@@ -75,6 +76,7 @@ def attach_bundle(
     gate: GateKind | str = GateKind.IMAGE,
     schedule: Schedule | None = None,
     whole: bool = False,
+    topk: TopK | str = TopK.AUTO,
 ) -> Any:
     """A clone of a ModelPatcher that samples with a bundle's latents.
 
@@ -83,10 +85,11 @@ def attach_bundle(
             `lambda latents, gate: Repel(latents, gate, strength=1.0)`.
         sites, categories: of the bundle; None means all. A site without latents of these categories is left
             alone.
-        whole: load whole dictionaries, as the paper's Blend needs; TopK dictionaries always are.
+        whole: load whole dictionaries, as the paper's Blend needs.
+        topk: how the latents of TopK dictionaries fire; `exact` loads them whole.
 
     Raises:
-        SteeringError: the bundle is not for this model.
+        SteeringError: the bundle is not for this model, or has no thresholds where `topk` wants some.
     """
     family = family_of(diffusion_model(model))
     if bundle.family != family.name:
@@ -112,7 +115,8 @@ def attach_bundle(
         if not chosen:
             continue
         selected = sae.selected(tuple(chosen))
-        patcher = latents_patcher(bundle, site, selected, whole=whole or sae.activation == "topk")
+        competing = rule_at(bundle, site, topk).competing
+        patcher = latents_patcher(bundle, site, selected, whole=whole or competing, topk=TopK(topk))
         modifier = modify(patcher.model, Gate.over(gate, chosen, selected))
         entries.append(Entry(site, modifier, schedule or Schedule()))
         patchers.append(patcher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,3 +31,11 @@ def stop_if_interrupted() -> None:
     import comfy.model_management
 
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def show_text(node: Any, text: str) -> None:
+    """Writes a text on the running node (a class with `hidden.unique_id`), where a server shows nodes to people."""
+    instance: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    node_id = getattr(getattr(node, "hidden", None), "unique_id", None)
+    if instance is not None and node_id is not None:
+        instance.send_progress_text(text, node_id)

@@ -12,6 +12,7 @@ import comfy.model_patcher
 import comfy.ops
 from torch import Tensor, nn
 
+from ..steering.competition import TopK
 from ..steering.formats.bundle import Bundle
 from ..steering.sae import SelectedLatents
 from ..steering.sites import Site
@@ -20,14 +21,15 @@ from ..steering.sites import Site
 _patchers: WeakValueDictionary[tuple[object, ...], Any] = WeakValueDictionary()
 
 
-def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: bool) -> Any:
+def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: bool, topk: TopK) -> Any:
     """A ModelPatcher around the `SelectedLatents` of a bundle's site, one for all who ask for the same.
 
     Args:
         selected: latents (S) of the dictionary.
         whole: load the whole dictionary beside them.
+        topk: how the latents of a TopK dictionary fire.
     """
-    key = (bundle.identity, site, tuple(selected), whole)
+    key = (bundle.identity, site, tuple(selected), whole, topk)
     patcher = _patchers.get(key)
     if patcher is None:
         latents = SelectedLatents(
@@ -35,6 +37,7 @@ def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: 
             bundle.read_latents(site, None if whole else selected),
             selected,
             source=f"{bundle.path}: {site}",
+            topk=topk,
             operations=comfy.ops.manual_cast,
             borrow=borrow_from_host,
         )

@@ -8,6 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.attach import attach_bundle
+from ..host.progress import show_text
+from ..steering.competition import TopK, rule_at
 from ..steering.formats.bundle import Bundle
 from ..steering.gates import Gate, GateKind
 from ..steering.modifiers import Blend, Form, Modifier, Repel
@@ -75,33 +77,49 @@ def _inputs(strength: str, default: float, largest: float) -> list[Any]:
             tooltip="default changes only what the unsafe latents say. paper is the published equation, word for word; "
             "it also moves benign content.",
         ),
+        io.Combo.Input(
+            "topk",
+            options=[mode.value for mode in TopK],
+            default=TopK.AUTO.value,
+            optional=True,
+            tooltip="For TopK autoencoders only, where a latent competes with all others. exact: loads the whole "
+            "dictionary. threshold: judges each latent by the bundle's calibrated threshold. relu: no competition, "
+            "more latents fire. auto: threshold where the bundle has some, else exact.",
+        ),
     ]
 
 
-def _steer(make: Callable[..., Modifier], inputs: dict[str, Any], whole_in_paper_form: bool) -> io.NodeOutput:
+def _steer(
+    make: Callable[..., Modifier], node: type[io.ComfyNode], inputs: dict[str, Any], whole_in_paper_form: bool
+) -> io.NodeOutput:
     bundle: Bundle = inputs["bundle"]
+    topk = inputs.get("topk", TopK.AUTO)
     form = Form(inputs["form"])
     sites = select_sites(inputs["sites"], bundle.sites)
     # A category that these sites do not have would go unsteered without a word.
     categories = dict.fromkeys(
         name for site in sites or bundle.sites for name in bundle.sites[site].categories
     )
+    chosen = dict.fromkeys(select_categories(inputs["categories"], categories))
 
     def modify(latents: SelectedLatents, gate: Gate) -> Modifier:
         return make(latents, gate, strength=inputs["strength"], keep_norm=inputs["keep_norm"], form=form)
 
-    return io.NodeOutput(
-        attach_bundle(
-            inputs["model"],
-            bundle,
-            modify,
-            sites=sites,
-            categories=select_categories(inputs["categories"], categories),
-            gate=inputs["gate"],
-            schedule=Schedule(inputs["start_percent"], inputs["end_percent"]),
-            whole=whole_in_paper_form and form is Form.PAPER,
-        )
+    model = attach_bundle(
+        inputs["model"],
+        bundle,
+        modify,
+        sites=sites,
+        categories=tuple(chosen),
+        gate=inputs["gate"],
+        schedule=Schedule(inputs["start_percent"], inputs["end_percent"]),
+        whole=whole_in_paper_form and form is Form.PAPER,
+        topk=topk,
     )
+    steered = [site for site in sites if chosen.keys() & bundle.sites[site].categories.keys()]
+    rules = "\n".join(f"{site}: {rule_at(bundle, site, topk).why}" for site in steered)
+    show_text(node, rules)
+    return io.NodeOutput(model, rules)
 
 
 def _schema(node_id: str, display_name: str, description: str, inputs: list[Any]) -> io.Schema:
@@ -116,8 +134,13 @@ def _schema(node_id: str, display_name: str, description: str, inputs: list[Any]
             io.Model.Output(
                 display_name="model",
                 tooltip="The steered model: connect it to the sampler or to another steering node.",
-            )
+            ),
+            io.String.Output(
+                display_name="rules",
+                tooltip="How latents fire at each site, whether that is exact, and why.",
+            ),
         ],
+        hidden=[io.Hidden.unique_id],
     )
 
 
@@ -140,7 +163,7 @@ class RepelNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return _steer(Repel, inputs, whole_in_paper_form=False)
+        return _steer(Repel, cls, inputs, whole_in_paper_form=False)
 
 
 class BlendNode(io.ComfyNode):
@@ -159,4 +182,4 @@ class BlendNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return _steer(Blend, inputs, whole_in_paper_form=True)
+        return _steer(Blend, cls, inputs, whole_in_paper_form=True)

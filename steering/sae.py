@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import kernels
+from .competition import TopK, rule_of
 from .errors import SteeringError
 from .formats.bundle import LatentTensors
 from .formats.header import SaeSite
@@ -55,20 +56,23 @@ class SelectedLatents(nn.Module):
         selected: Sequence[int] | None = None,
         *,
         source: str = "selected latents",
+        topk: TopK | str = TopK.AUTO,
         operations: ModuleType | type[Any] = nn,
         borrow: Borrow = borrow_directly,
     ) -> None:
         """
         Args:
             sae: the dictionary's description.
-            tensors: at least the selected latents; all N for a TopK activation or a reconstruction.
+            tensors: at least the selected latents; all N for an exact TopK activation or a reconstruction.
             selected: numbers (S) in the dictionary; None means all that `tensors` hold.
             source: what messages call them, such as the file and site.
+            topk: how the latents of a TopK dictionary fire.
             operations: where the layer type `Linear` comes from.
             borrow: how its weights are read.
 
         Raises:
-            SteeringError: the activation is topk and `tensors` are not the whole dictionary.
+            SteeringError: the latents compete and `tensors` are not the whole dictionary, or there are no thresholds
+                where some are wanted.
         """
         super().__init__()
         self.sae = sae
@@ -78,8 +82,9 @@ class SelectedLatents(nn.Module):
         self.borrow = borrow
         place = {latent: position for position, latent in enumerate(tensors.indices)}
         self.columns = slice(None) if self.latents == tensors.indices else [place[it] for it in self.latents]
-        if sae.activation == "topk":
-            self.require_whole("a TopK activation")
+        self.rule = rule_of(sae, tensors.threshold is not None, topk, source)
+        if self.rule.competing:
+            self.require_whole("an exact TopK activation")
 
         scale, shift = sae.input_scale, tensors.decoder_bias.double()
         encoder = tensors.encoder.double()
@@ -87,9 +92,9 @@ class SelectedLatents(nn.Module):
         self.decoder = _holder(operations, tensors.decoder.double() / scale)
         adapted = tensors.decoder_adapted
         self.adapted = None if adapted is None else _holder(operations, adapted.double() / scale)
-        threshold = (
-            torch.zeros(len(tensors.indices)) if tensors.threshold is None else tensors.threshold.clone()
-        )
+        threshold = torch.zeros(len(tensors.indices))
+        if self.rule.thresholded and tensors.threshold is not None:
+            threshold = tensors.threshold.clone()
         self.register_buffer("encoder_bias", (tensors.encoder_bias.double() - encoder @ shift).float())
         self.register_buffer("threshold", threshold)
         self.register_buffer("decoder_bias", (shift / scale).float())
@@ -103,7 +108,7 @@ class SelectedLatents(nn.Module):
         """z (..., S) of activations x (..., d), in x's dtype."""
         x = self._standardised(x).x
         with self.borrow(self.encoder, x) as rows:
-            if self.sae.activation == "topk":
+            if self.rule.competing:
                 return self._competing(x.flatten(0, -2), rows).unflatten(0, x.shape[:-1])
             bias, threshold = self.encoder_bias.to(x), self.threshold.to(x)
             return kernels.encode_selected(x, rows[self.columns], bias[self.columns], threshold[self.columns])
@@ -161,7 +166,8 @@ class SelectedLatents(nn.Module):
     def _codes(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The latents of the whole dictionary that fire: values and indices (..., k)."""
         bias = self.encoder_bias.to(x)
-        if self.sae.activation == "topk" and self.sae.k is not None:
+        if self.rule.competing:
+            assert self.sae.k is not None
             return kernels.encode_topk(x, rows, bias, self.sae.k)
         values, indices, _ = kernels.encode_threshold(x, rows, bias, self.threshold.to(x))
         return values, indices

@@ -115,7 +115,8 @@ class SaeSite:
 
     def optional_shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors that may be there."""
-        return {"decoder_adapted": (self.latents, self.width)}
+        adapted = {"decoder_adapted": (self.latents, self.width)}
+        return {**adapted, "threshold": (self.latents,)} if self.activation == "topk" else adapted
 
 
 @dataclass(frozen=True)

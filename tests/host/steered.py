@@ -16,16 +16,17 @@ INPUTS = {
     "gate": "token",
     "keep_norm": True,
     "form": "default",
+    "topk": "auto",
 }
 
 
 def repelled(model: Any, bundle: Bundle, **changes: Any) -> Any:
     """The MODEL that the node Repel gives."""
-    (steered,) = RepelNode.execute(model=model, bundle=bundle, **{**INPUTS, **changes}).args
+    steered, _ = RepelNode.execute(model=model, bundle=bundle, **{**INPUTS, **changes}).args
     return steered
 
 
 def blended(model: Any, bundle: Bundle, **changes: Any) -> Any:
     """The MODEL that the node Blend gives."""
-    (steered,) = BlendNode.execute(model=model, bundle=bundle, **{**INPUTS, **changes}).args
+    steered, _ = BlendNode.execute(model=model, bundle=bundle, **{**INPUTS, **changes}).args
     return steered

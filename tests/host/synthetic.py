@@ -49,7 +49,8 @@ def bundle(
             input_scale=0.7,
             categories={"weapons": WEAPONS, "bloody": BLOODY} if categories is None else dict(categories),
         )
-        for part, shape in {**site.tensor_shapes(), **(site.optional_shapes() if adapted else {})}.items():
+        extra = {"decoder_adapted": site.optional_shapes()["decoder_adapted"]} if adapted else {}
+        for part, shape in {**site.tensor_shapes(), **extra}.items():
             values = torch.randn(shape, generator=draw)
             if part in ("encoder", "decoder", "decoder_adapted"):
                 values /= d**0.5
