@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "convert": Command(".delivery.commands.convert", "make a bundle of another project's sparse autoencoder"),
     "download": Command(
         ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
     ),

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from ...errors import BundleError
 from ..container import read_container
-from ..fields import Field, parse_json
+from ..fields import Field, parse_json, shown
 from . import dictionary_learning, finebooru, openai, qwen_scope, saelens, sparsify, unbox
 from .dictionary import Dictionary
 from .file import CONFIGS, ORIENTATIONS, Declared, ForeignFile
@@ -45,12 +46,15 @@ def open_foreign(
     Raises:
         BundleError: says what is not understood or does not fit, and what to do.
     """
+    _refuse_pickle(path)
     tensors = StoredTensors(read_container(path))
     return understood(ForeignFile(tensors, read_config(path, config), declared=declared), format)
 
 
 def understood(file: ForeignFile, format: str = AUTO) -> Dictionary:
     """What an opened file holds, by the reader of its format."""
+    if format not in (AUTO, *FORMATS):
+        file.refuse(f"the format {AUTO} or {' or '.join(FORMATS)}", shown(format), "Choose one of them.")
     module = FORMATS[format] if format != AUTO else _recognised(file)
     dictionary: Dictionary = module.read(file)
     declared = file.declared
@@ -94,6 +98,22 @@ def read_config(path: Path, given: Path | None = None) -> Field | None:
 def config_path(path: Path) -> Path | None:
     """Where `read_config` finds it."""
     return next((place for name in CONFIGS if (place := path.with_name(name)).is_file()), None)
+
+
+def _refuse_pickle(path: Path) -> None:
+    """A pickle whatever it is called; any other content is the container's to judge."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(4)
+    except OSError:
+        return
+    if head.startswith((b"\x80", b"PK\x03\x04")):
+        raise BundleError(
+            str(path),
+            expected="a .safetensors file",
+            found="a pickle, which can run code when it is opened",
+            remedy="No node opens it. Convert it where you can look at it first: `python -m steerdit convert`.",
+        )
 
 
 def _recognised(file: ForeignFile) -> ModuleType:

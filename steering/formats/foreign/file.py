@@ -133,6 +133,10 @@ class ForeignFile:
     def matrices(self, encoder: str, decoder: str, latents: int, width: int) -> tuple[Matrix, Matrix]:
         """Encoder and decoder of N latents of width d, each in whichever orientation its shape says."""
         declared = self.declared
+        if declared.orientation not in ORIENTATIONS:
+            self.refuse(
+                f"an orientation: {'; '.join(ORIENTATIONS)}", shown(declared.orientation), "Choose one."
+            )
         if declared.width not in (None, width):
             self.refuse(f"width {declared.width}, as declared", f"width {width}", WRONG_SITE)
         for name in (encoder, decoder):
