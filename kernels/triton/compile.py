@@ -34,6 +34,7 @@ from .steer import steer_kernel
 from .threshold import compact_kernel
 
 TABLE = Path(__file__).with_name("registers.json")
+TRITON: str = triton.__version__
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
 
@@ -228,7 +229,12 @@ def compiled_all(
 
 def table() -> dict[str, dict[str, list[int]]]:
     """Registers and bytes of shared memory by variant and architecture, as they were recorded."""
-    return json.loads(TABLE.read_text(encoding="utf-8"))["variants"]
+    return json.loads(TABLE.read_text(encoding="utf-8"))["variants"] if TABLE.exists() else {}
+
+
+def recorded_by() -> str:
+    """The version of triton that compiled the table; another one's numbers say nothing about growth."""
+    return json.loads(TABLE.read_text(encoding="utf-8"))["triton"] if TABLE.exists() else ""
 
 
 def growth(rows: Sequence[Compiled]) -> list[str]:
@@ -244,12 +250,13 @@ def growth(rows: Sequence[Compiled]) -> list[str]:
 
 
 def write(rows: Sequence[Compiled]) -> None:
-    """Records the rows."""
-    known: dict[str, dict[str, list[int]]] = {}
+    """Records the rows beside those of other architectures that the same triton compiled."""
+    shipped = {variant.name for arch in ARCHITECTURES for variant in variants(arch)}
+    known = {name: row for name, row in table().items() if name in shipped and recorded_by() == TRITON}
     for row in rows:
         known.setdefault(row.name, {})[str(row.arch)] = [row.registers, row.shared]
     lines = (f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in known.items())
-    head = f' "triton": "{triton.__version__}",\n "columns": ["registers", "bytes of shared memory"],\n'
+    head = f' "triton": "{TRITON}",\n "columns": ["registers", "bytes of shared memory"],\n'
     body = ",\n".join(lines)
     TABLE.write_text(f'{{\n{head} "variants": {{\n{body}\n }}\n}}\n', encoding="utf-8")
 
@@ -270,8 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults = [fault for row in rows for fault in row.faults()]
     if asked.write and not faults:
         write(rows)
-    else:
+    elif recorded_by() == TRITON:
         faults += growth(rows)
+    else:
+        print(
+            f"registers.json is of triton {recorded_by() or 'none'}, this is {TRITON}: growth is not compared"
+        )
     print("\n".join(faults) or f"{len(rows)} compiled, all sound")
     return 1 if faults else 0
 

@@ -19,7 +19,7 @@ from .steer import steer_kernel
 
 def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_norm: bool = False) -> Tensor:
     """x' = x + strength · Σ_f z_f d_f, with x read from device memory once and x' written once."""
-    codes = aligned(z.reshape(-1, z.shape[-1]))
+    codes = aligned(z.reshape(z.shape[:-1].numel(), z.shape[-1]))
     return _steered(x, rows, strength, keep_norm, codes=codes, encoder=None, bias=None, threshold=None)
 
 
