@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .bundle import DownloadBundleNode, LoadBundleNode
+from .imported import ImportSaeNode
 from .report import ReportNode
 from .steer import BlendNode, RepelNode
 
-NODES: list[type[Any]] = [LoadBundleNode, DownloadBundleNode, RepelNode, BlendNode, ReportNode]
+NODES: list[type[Any]] = [LoadBundleNode, DownloadBundleNode, ImportSaeNode, RepelNode, BlendNode, ReportNode]

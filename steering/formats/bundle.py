@@ -176,7 +176,7 @@ def _interpret(container: Container, file: str) -> Bundle:
             file,
             expected=f"a SteerDiT bundle (metadata with the key {KEY!r})",
             found=f"{len(container.tensors)} tensors and the metadata keys: {other}",
-            remedy="Choose a bundle; a model, LoRA or plain SAE file is not one.",
+            remedy="Choose a bundle; a model or LoRA is not one, and a plain SAE file goes into Import SAE.",
         )
     text = container.metadata[KEY]
     digest = container.metadata.get(DIGEST_KEY)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NODES = {
     "SteerDiT_LoadBundle": "Load Steering Bundle",
     "SteerDiT_DownloadBundle": "Download Steering Bundle",
+    "SteerDiT_ImportSAE": "Import SAE",
     "SteerDiT_Repel": "Repel",
     "SteerDiT_Blend": "Blend",
     "SteerDiT_Report": "Steering Report",
