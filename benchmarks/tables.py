@@ -24,6 +24,15 @@ RATES = {
 }
 
 
+def claims(found: dict[str, Any]) -> list[str]:
+    """Each claim beside its bound."""
+    lines = ["| claim | figure | bound | holds |", "|---|---|---|---|"]
+    for name, claim in found["claims"].items():
+        holds = "yes" if claim["holds"] else "**no**"
+        lines.append(f"| {name} | {claim['value']:.3f} | {claim['bound']} | {holds} |")
+    return lines
+
+
 def repel(found: dict[str, Any]) -> list[str]:
     """Rates of each method, and each claim beside its bound."""
     methods = found["methods"]
@@ -31,16 +40,24 @@ def repel(found: dict[str, Any]) -> list[str]:
     for key, words in RATES.items():
         cells = (f"{m[key]:.2f}" if key == "seconds_per_image" else f"{m[key]:.1%}" for m in methods.values())
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
-    lines += ["", "| claim | figure | bound | holds |", "|---|---|---|---|"]
-    for name, claim in found["claims"].items():
-        lines.append(
-            f"| {name} | {claim['value']:.3f} | {claim['bound']} | {'yes' if claim['holds'] else '**no**'} |"
-        )
+    lines += ["", *claims(found)]
     n, command = found["seeds"], "python -m nox -s bench -- repel"
     return [*lines, "", f"{n} pictures a rate, ComfyUI {found['host']}. Made by `{command}`."]
 
 
-TABLES = {"repel": repel}
+def kernels(found: dict[str, Any]) -> list[str]:
+    """Medians with quartiles and memory of each column, then each claim beside its bound."""
+    lines = ["| | | median (quartiles), ms | memory, MB |", "|---|---|---|---|"]
+    for name, row in found["rows"].items():
+        for column, timing in row.get("columns", {}).items():
+            median, low, high = (f"{1000 * timing[part]:.4g}" for part in ("median", "low", "high"))
+            held = "" if timing["peak_bytes"] is None else f"{timing['peak_bytes'] / 1e6:.0f}"
+            lines.append(f"| {name} | {column} | {median} ({low} to {high}) | {held} |")
+    lines += ["", *claims(found)]
+    return [*lines, "", "CPU, one thread. Made by `python -m nox -s bench -- kernels`."]
+
+
+TABLES = {"repel": repel, "kernels": kernels}
 
 
 def rendered(text: str) -> str:
