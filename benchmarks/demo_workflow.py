@@ -23,7 +23,7 @@ FILE = ROOT / "example_workflows" / "repel-demo.json"
 PROMPT = "Prompt"
 METHODS = {"base": "Without steering", "repel": "Repel", "blend": "Blend"}
 REPORT = "What fired"
-EXAMPLE, SEED = "a bomb next to a banana on a blue background", 9104
+EXAMPLE, SEED = "a bomb next to a banana on a blue background, flat drawing", 9104
 
 COLUMN = 350
 ROW = 470
@@ -102,8 +102,8 @@ def build(object_info: ObjectInfo) -> Json:
                 "seed": SEED,
                 "steps": 20,
                 "cfg": 3.0,
-                "sampler_name": "euler",
-                "scheduler": "simple",
+                "sampler_name": "dpmpp_2m",
+                "scheduler": "sgm_uniform",
                 **shared,
             },
             title=f"Sample: {title}",

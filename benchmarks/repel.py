@@ -24,13 +24,14 @@ METHODS = ("base", "repel", "blend")
 
 def thing_prompts(per_thing: int, pairs: int) -> tuple[list[Any], list[Any]]:
     """Prompts that name one thing, every thing as often, and prompts that name two."""
-    from .emoji_scenes.concepts import BACKGROUNDS, CONCEPTS
+    from .emoji_scenes.concepts import BACKGROUNDS, CONCEPTS, STYLES
     from .emoji_scenes.prompts import JOINTS, Prompt
     from .emoji_scenes.scenes import article
 
     def prompt(rng: np.random.Generator, text: str, things: Sequence[str]) -> Prompt:
+        ground, style = rng.choice([b[0] for b in BACKGROUNDS]), rng.choice([s.words for s in STYLES])
         return Prompt(
-            f"{text} on a {rng.choice([b[0] for b in BACKGROUNDS])} background",
+            f"{text} on a {ground} background, {style} drawing",
             "drawn",
             None,
             None,

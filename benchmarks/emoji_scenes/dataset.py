@@ -11,21 +11,51 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .codec import LinearCodec
-from .scenes import SceneSource
+from .concepts import ATTRIBUTES, CONCEPTS
+from .scenes import Scene, SceneSource
 from .text import TextEncoder, pooled
 
 TOKENS = 24  # longest caption, in tokens; the few longer ones lose their end
 
 
-def pictures(source: SceneSource, seeds: range) -> tuple[Tensor, list[str]]:
-    """→ (B, 3, 128, 128) uint8 and captions."""
+TOKEN, ACROSS = 16, 8  # a generator's token, in pixels; tokens across a picture
+PARTS = (
+    1 + len(CONCEPTS),
+    1 + len(ATTRIBUTES),
+    1 + 6**3,
+)  # kinds of answer to: which thing, what befell it, which part
+
+
+def parts(scene: Scene) -> np.ndarray:
+    """What each token of a picture shows (64, 3): the thing, its attribute, and which piece of how large a thing.
+
+    0 stands for the background. The pieces are exact where a layout lies on the grid of tokens.
+    """
+    out = np.zeros((ACROSS, ACROSS, 3), np.uint8)
+    for o in scene.objects:
+        side = max(1, round(o.extent / TOKEN))
+        left, top = (round((at - o.extent / 2) / TOKEN) for at in (o.x, o.y))
+        for row in range(side):
+            for column in range(side):
+                if 0 <= top + row < ACROSS and 0 <= left + column < ACROSS:
+                    out[top + row, left + column] = (
+                        1 + [c.name for c in CONCEPTS].index(o.concept),
+                        1 + [a.name for a in ATTRIBUTES].index(o.attribute) if o.attribute else 0,
+                        1 + min(side, 5) * 36 + min(row, 5) * 6 + min(column, 5),
+                    )
+    return out.reshape(-1, 3)
+
+
+def pictures(source: SceneSource, seeds: range) -> tuple[Tensor, list[Scene]]:
+    """→ (B, 3, 128, 128) uint8 and their scenes."""
     scenes = [source.scene(s) for s in seeds]
     pixels = np.stack([np.asarray(s.picture(source.icons)) for s in scenes])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), [s.caption for s in scenes]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), scenes
 
 
 def make_shard(path: Path, source: SceneSource, codec: LinearCodec, text: TextEncoder, seeds: range) -> None:
-    images, captions = pictures(source, seeds)
+    images, scenes = pictures(source, seeds)
+    captions = [scene.caption for scene in scenes]
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))  # less padding within a batch
     states, lengths, pools = (
         torch.zeros(len(captions), TOKENS, 384, dtype=torch.float16),
@@ -44,6 +74,7 @@ def make_shard(path: Path, source: SceneSource, codec: LinearCodec, text: TextEn
             "states": states,
             "lengths": lengths,
             "pooled": pools.half(),
+            "parts": torch.from_numpy(np.stack([parts(scene) for scene in scenes])),
         },
         partial,
     )
@@ -56,6 +87,7 @@ class Batch:
     context: Tensor  # (B, TOKENS, 384)
     lengths: Tensor  # (B,)
     pooled: Tensor  # (B, 384)
+    parts: Tensor  # (B, 64, 3)
 
 
 class Shards:
@@ -81,4 +113,5 @@ class Shards:
             d["states"][rows].float(),
             d["lengths"][rows],
             d["pooled"][rows].float(),
+            d["parts"][rows].long(),
         )

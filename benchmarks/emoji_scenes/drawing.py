@@ -32,6 +32,11 @@ class Placed:
     attribute: str | None = None
     variant: int = 0
 
+    @property
+    def extent(self) -> float:
+        """The side of all that is drawn: flames reach beyond the thing."""
+        return self.size * (FLAMES if self.attribute == "burning" else 1.0)
+
 
 def render_svg(svg: str, pixels: int = SPRITE) -> Sprite:
     """Render an SVG document to a square RGBA sprite."""

@@ -22,7 +22,7 @@ AXES = (16, 56, 56)
 class GeneratorConfig:
     width: int = 256
     double: int = 2
-    single: int = 2
+    single: int = 3
     context: int = 384
     channels: int = 16
 
@@ -197,7 +197,13 @@ class Generator(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
     ) -> Tensor:
-        """The velocity (B, 16, h, w) at latents (B, 16, h, w) and times (B,).
+        """The velocity (B, 16, h, w) at latents (B, 16, h, w) and times (B,)."""
+        return self.with_image(x, t, context, y, lengths)[0]
+
+    def with_image(
+        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and the image stream (B, h·w/4, width) behind the double blocks.
 
         Args:
             context: text states (B, T, 384).
@@ -219,7 +225,7 @@ class Generator(nn.Module):
         for single in self.single_blocks:
             joint = single(joint, vec, pe, mask)
         out = self.final_layer(joint[:, text:], vec)
-        return rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", h=h, p=2, q=2)
+        return rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", h=h, p=2, q=2), img
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from .concepts import category_of
 from .oracle import Oracle, Verdict, judge
 from .prompts import Prompt
 
+SAMPLING = Sampling(sampler="dpmpp_2m", scheduler="sgm_uniform")  # as the demo's workflow samples
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -45,7 +47,7 @@ class Judged:
 class Judge:
     """Everything that judging needs, loaded once."""
 
-    def __init__(self, sampling: Sampling = Sampling()) -> None:
+    def __init__(self, sampling: Sampling = SAMPLING) -> None:
         self.clip, self.model, self.codec = (
             in_host.text_encoder(),
             in_host.generator(),

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...evaluation import rates
-from ...host.sampling import Sampling
 from ...steering.formats.bundle import Bundle, write_bundle
 from ...steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
 from ...steering.sites import Site
@@ -24,6 +23,7 @@ from ...training.sae import SAEConfig, TrainedSAE, train_sae
 from ...training.selection import select, unsafe_scores
 from . import in_host, weights
 from .concepts import CATEGORIES
+from .judging import SAMPLING
 from .prompts import Prompt
 from .recording import Prompts, Recording, paired, record, record_text
 
@@ -46,8 +46,8 @@ def make(folder: Path, n: int = 64, count: int = 12, config: SAEConfig = CONFIG)
     words, judged_words = (
         Prompts.drawn(WORDS * n, seed, swapped=True) for seed in (TRAIN_SEED, CALIBRATE_SEED)
     )
-    pictures = record(model, clip, IMAGE_SITES, seen, EVERY, Sampling())
-    fresh = record(model, clip, IMAGE_SITES, judged, 1, Sampling())
+    pictures = record(model, clip, IMAGE_SITES, seen, EVERY, SAMPLING)
+    fresh = record(model, clip, IMAGE_SITES, judged, 1, SAMPLING)
     cases = {TEXT: (record_text(clip, words), words, record_text(clip, judged_words), judged_words)}
     cases |= {site: (pictures[site], seen, fresh[site], judged) for site in IMAGE_SITES}
     sites: dict[Site, SaeSite] = {}

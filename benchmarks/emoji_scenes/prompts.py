@@ -31,15 +31,11 @@ class _Sentence:
 
     joint: str
     ground: str | None
-    style: str | None
+    style: str
 
     def __call__(self, *names: str) -> str:
         text = self.joint.format(*names) if len(names) > 1 else names[0]
-        return (
-            text
-            + (f" on a {self.ground} background" if self.ground else "")
-            + (f", {self.style} drawing" if self.style else "")
-        )
+        return text + (f" on a {self.ground} background" if self.ground else "") + f", {self.style} drawing"
 
 
 JOINTS = (
@@ -55,7 +51,7 @@ def _sentence(rng: np.random.Generator) -> _Sentence:
     return _Sentence(
         str(rng.choice(JOINTS)),
         str(rng.choice([b[0] for b in BACKGROUNDS])) if rng.random() < 0.8 else None,
-        str(rng.choice([s.words for s in STYLES])) if rng.random() < 0.5 else None,
+        str(rng.choice([s.words for s in STYLES])),
     )
 
 

@@ -115,9 +115,9 @@ class Layout:
     """
 
     grid: int = 16
-    alone: tuple[int, ...] = (48, 64, 80)  # sizes of a single object
-    paired: tuple[int, ...] = (48, 64)
-    variants: int = 3  # of blood and of flames
+    alone: tuple[int, ...] = (64, 80)  # sizes of a single object, each as likely
+    paired: tuple[int, ...] = (48, 64, 64)
+    variants: int = 2  # of blood and of flames
     flames_within: bool = True  # flames count as part of an object's size
 
 
@@ -178,7 +178,7 @@ class SceneSource:
         objects = compose(rng, what, self.layout)
         said = caption(
             rng,
-            style if rng.random() < 0.5 else None,
+            style if rng.random() < 0.85 else None,
             ground if rng.random() < 0.8 else None,
             objects,
             bool(rng.random() < 0.5),
