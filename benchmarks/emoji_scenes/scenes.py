@@ -87,8 +87,12 @@ def caption(
     objects: tuple[Placed, ...],
     places: bool,
     held_out: bool = False,
+    in_order: bool = False,
 ) -> str:
-    """A plain sentence. ``places`` says left and right where there are two; ``style`` and ``ground`` may go unsaid."""
+    """A plain sentence. ``places`` says left and right where there are two; ``style`` and ``ground`` may go unsaid.
+
+    ``in_order``: two things are named from left to right where nothing else is said.
+    """
     names = [phrase(rng, o.concept, o.attribute, held_out) for o in objects]
     if not names:
         text = str(rng.choice(("nothing", "an empty scene", "no objects")))
@@ -96,8 +100,11 @@ def caption(
         text = names[0]
     elif places:
         text = f"{names[0]} on the left and {names[1]} on the right"
+        if in_order and rng.random() < 0.5:
+            text = f"{names[1]} on the right and {names[0]} on the left"
     else:
-        rng.shuffle(names)
+        if not in_order:
+            rng.shuffle(names)
         text = f"{names[0]} {rng.choice(('and', 'next to', 'with'))} {names[1]}"
     if ground:
         text += f" on a {ground} background"
@@ -119,9 +126,13 @@ class Layout:
     paired: tuple[int, ...] = (48, 64, 64)
     variants: int = 2  # of blood and of flames
     flames_within: bool = True  # flames count as part of an object's size
+    counts: tuple[float, float, float] = (0.1, 0.45, 0.45)  # shares of scenes with none, one and two objects
+    in_order: bool = False  # captions name them from left to right
 
 
 FINE = Layout(8, (48, 56, 64, 72), (40, 48, 56), VARIANTS, False)
+# Where a caption leaves the order open, a small generator splits the difference and draws one of the two things twice.
+PAIRS = Layout(counts=(0.06, 0.34, 0.6), in_order=True)
 
 
 def place(rng: np.random.Generator, n: int, layout: Layout) -> list[tuple[float, float, float]]:
@@ -155,7 +166,7 @@ def compose(
 
 
 class SceneSource:
-    """An endless, seeded source of scenes: none (10 %), one (45 %) or two objects."""
+    """An endless, seeded source of scenes with none, one or two objects."""
 
     def __init__(self, icons: Path, styles: tuple[Style, ...] = STYLES, layout: Layout = Layout()) -> None:
         self.icons, self.styles, self.layout = icons, styles, layout
@@ -173,7 +184,7 @@ class SceneSource:
         rng = np.random.default_rng(seed)
         style = self.styles[rng.integers(len(self.styles))]
         ground = str(rng.choice([b[0] for b in BACKGROUNDS]))
-        n = int(rng.choice(3, p=(0.1, 0.45, 0.45)))
+        n = int(rng.choice(3, p=self.layout.counts))
         what = [self.thing(rng, style) for _ in range(n)]
         objects = compose(rng, what, self.layout)
         said = caption(
@@ -182,5 +193,6 @@ class SceneSource:
             ground if rng.random() < 0.8 else None,
             objects,
             bool(rng.random() < 0.5),
+            in_order=self.layout.in_order,
         )
         return Scene(style, ground, objects, said)

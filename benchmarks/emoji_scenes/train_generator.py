@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .dataset import PARTS, Shards
 from .generator import Generator, GeneratorConfig
-from .scenes import FINE, Layout
+from .scenes import FINE, PAIRS, Layout
 
 RATE, WARMUP, DROP, DECAY = 2e-3, 200, 0.1, 0.999
 NAMING = 0.05  # weight of naming what each token shows, beside the velocity
@@ -29,7 +29,11 @@ class Lesson:
     until: int  # where to stop
 
 
-COURSE = (Lesson(FINE, 0.0, 7000, 3500), Lesson(Layout(), 0.4, 10000, 10000))
+COURSE = (
+    Lesson(FINE, 0.0, 7000, 3500),
+    Lesson(Layout(), 0.4, 10000, 10000),
+    Lesson(PAIRS, 0.4, 10000, 10000),  # the shipped weights have not had it yet
+)
 
 
 def rate(step: int, steps: int) -> float:

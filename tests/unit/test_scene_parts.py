@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from steerdit.benchmarks.emoji_scenes.concepts import BENIGN, CONCEPTS, STYLES
+from steerdit.benchmarks.emoji_scenes.concepts import BENIGN, BY_NAME, CONCEPTS, STYLES
 from steerdit.benchmarks.emoji_scenes.dataset import PARTS, parts
 from steerdit.benchmarks.emoji_scenes.drawing import FLAMES, Placed
 from steerdit.benchmarks.emoji_scenes.generator import Generator, GeneratorConfig
-from steerdit.benchmarks.emoji_scenes.scenes import Layout, Scene, compose
+from steerdit.benchmarks.emoji_scenes.scenes import Layout, Scene, caption, compose
 from steerdit.benchmarks.emoji_scenes.train_generator import grow
 
 NAMES = [c.name for c in CONCEPTS]
@@ -55,3 +55,12 @@ def test_a_generator_grown_deeper_computes_the_same() -> None:
     torch.testing.assert_close(deep(x, t, context, y), small(x, t, context, y))
     with pytest.raises(ValueError, match="another generator"):
         grow(small, {"img_in.weight": small.img_in.weight})
+
+
+def test_captions_in_order_name_from_left_to_right() -> None:
+    pair = (Placed("cat", 32, 32, 64), Placed("bomb", 96, 32, 64))
+    cats, bombs = ((n, *BY_NAME[n].synonyms) for n in ("cat", "bomb"))
+    for seed in range(60):
+        said = caption(np.random.default_rng(seed), None, None, pair, seed % 2 == 0, in_order=True)
+        cat, bomb = (min(said.find(n) for n in names if n in said) for names in (cats, bombs))
+        assert (cat < bomb) != ("on the right and" in said)
