@@ -122,7 +122,7 @@ def cases(
     x, pre = copies_of(draw(t, d)), copies_of(draw(t, n))
     values, indices = pre[0].new_empty(t, k), torch.empty(t, k, dtype=torch.int64, device=device)
 
-    config = configs.row_topk(size, n, k)
+    config = configs.row_topk(arch, size, n, k)
     assert config is not None
     select = model.row_topk(config, tokens=t, latents=n, k=k, itemsize=size)
     yield "select", "ours", pre, lambda p: dictionaries.select_topk(p, k, values, indices), select

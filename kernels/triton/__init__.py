@@ -46,15 +46,18 @@ def refusal(
     reason = why_not(device, dtype)
     if reason is not None:
         return reason
-    if operation == "encode_topk" and configs.row_topk(dtype.itemsize, latents, k) is None:
+    arch = architecture(device)
+    assert arch is not None, "why_not has refused older ones"
+    if operation == "encode_topk" and configs.row_topk(arch, dtype.itemsize, latents, k) is None:
         return f"k = {k} of {latents} latents is beyond {max(configs.TOPK_K)} of {max(configs.TOPK_LATENTS)}"
     if operation == "topk_membership" and latents > configs.MEMBERSHIP_LATENTS:
         return f"{latents} latents are more than {configs.MEMBERSHIP_LATENTS}"
-    if operation in ("steer_selected", "encode_and_steer", "project_out"):
-        arch = architecture(device)
-        if arch is None or configs.steer(arch, dtype.itemsize, latents) is None:
-            most = max(configs.STEER_LATENTS[dtype.itemsize])
-            return f"{latents} latents are more than the {most} that one kernel holds; matrix products are as good"
+    steers = operation in ("steer_selected", "encode_and_steer", "project_out")
+    if steers and configs.steer(arch, dtype.itemsize, latents) is None:
+        most = max(configs.STEER_LATENTS[dtype.itemsize])
+        return (
+            f"{latents} latents are more than the {most} that one kernel holds; matrix products are as good"
+        )
     if operation == "add_direction" and configs.add_direction(width) is None:
         return f"a token of {width} numbers does not fit one program's registers"
     return None

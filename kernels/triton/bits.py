@@ -9,11 +9,12 @@ and, of equal numbers, the one that stands first has the larger key.
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
-from triton.knobs import runtime
 
-INTERPRETED = tl.constexpr(bool(runtime.interpret))
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes"))
 """Triton's interpreter computes in numpy, which has no bfloat16: there, operands are widened before any arithmetic
 and rounded to nearest by their bits."""
 

@@ -157,7 +157,7 @@ def rooflines() -> list[Roofline]:
     for gpu in (H100, RTX_4090):
         for width in (3072, 2432):
             latents = 8 * width
-            select = configs.row_topk(size, latents, k)
+            select = configs.row_topk(gpu.arch, size, latents, k)
             assert select is not None
             cases = {
                 "matrix product": encode(tokens=tokens, width=width, latents=latents, itemsize=size),

@@ -89,7 +89,7 @@ def variants(arch: int) -> Generator[Variant]:
     for dtype in FLOATS:
         yield from _steer(arch, dtype)
     for bits in ("i16", "i32"):
-        yield from _rank(bits)
+        yield from _rank(arch, bits)
     for dtype in FLOATS:
         yield from _single(dtype)
 
@@ -127,11 +127,11 @@ def _steer(arch: int, dtype: str) -> Generator[Variant]:
             yield variant
 
 
-def _rank(bits: str) -> Generator[Variant]:
+def _rank(arch: int, bits: str) -> Generator[Variant]:
     types = {"pre": f"*{bits}", "values": f"*{bits}", "indices": "*i64", "latents": "i32", "k": "i32"}
     for latents in configs.TOPK_LATENTS:
         for k in configs.TOPK_K:
-            config = configs.row_topk(SIZE[bits], latents, k)
+            config = configs.row_topk(arch, SIZE[bits], latents, k)
             assert config is not None
             name = f"row_topk {bits} N<={latents} k<={k}"
             yield Variant(name, row_topk_kernel, types, config, {"RELU": True}, ("latents",))
@@ -217,14 +217,17 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 
 
 def compiled_all(
-    architectures: Iterable[int] = tuple(ARCHITECTURES), *, only_largest: bool = False
+    architectures: Iterable[int] = tuple(ARCHITECTURES), *, only_largest: bool = False, only: str = ""
 ) -> Generator[Compiled]:
-    """Compiles everything, or of each kernel the largest class, in a cache of its own, half a second each."""
+    """Compiles everything, or of each kernel the largest class, or what `only` occurs in the names of, half a second
+    each, in a cache of its own.
+    """
     with tempfile.TemporaryDirectory() as folder, cache.scope():
         cache.dir = folder
         for arch in architectures:
             for variant in largest(arch) if only_largest else variants(arch):
-                yield compiled(variant, arch)
+                if only in variant.name:
+                    yield compiled(variant, arch)
 
 
 def table() -> dict[str, dict[str, list[int]]]:
@@ -266,10 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--arch", type=int, nargs="*", default=list(ARCHITECTURES), choices=list(ARCHITECTURES)
     )
+    parser.add_argument("--only", default="", help="a part of the variants' names, such as 'steer fp32'")
     parser.add_argument("--write", action="store_true", help="record registers and shared memory")
     asked = parser.parse_args(arguments)
     rows: list[Compiled] = []
-    for row in compiled_all(asked.arch):
+    for row in compiled_all(asked.arch, only=asked.only):
         rows.append(row)
         print(f"sm_{row.arch:<4} {row.name:36} {row.registers:4} registers {row.shared:7} shared", flush=True)
         for fault in row.faults():

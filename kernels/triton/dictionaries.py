@@ -21,7 +21,7 @@ from ..chunks import Sparse
 from . import configs
 from .edits import bar
 from .gather import gather_kernel
-from .launch import aligned, l2_bytes, on
+from .launch import aligned, architecture, l2_bytes, on
 from .membership import membership_kernel
 from .row_topk import row_topk_kernel
 from .threshold import compact_kernel
@@ -39,8 +39,9 @@ def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, 
 
 def select_topk(pre: Tensor, k: int, values: Tensor, indices: Tensor) -> None:
     """Writes ReLU of the k largest of each row of pre (T, N), largest first, and their numbers, into (T, k) each."""
-    config = configs.row_topk(pre.element_size(), pre.shape[1], k)
-    assert config is not None, "refused before"
+    arch = architecture(pre.device)
+    config = arch and configs.row_topk(arch, pre.element_size(), pre.shape[1], k)
+    assert config, "refused before"
     kernel: Any = row_topk_kernel
     with on(pre):
         kernel[(len(pre),)](
@@ -109,7 +110,7 @@ def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: 
         with on(x):
             kernel[(len(pre), -(-probes // 16))](
                 _bits(pre),
-                aligned(selected),
+                aligned(selected.long()),
                 inside[first : first + len(pre)].view(torch.uint8),
                 pre.shape[1],
                 probes,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
-from triton.knobs import runtime
 
-from . import configs
+from . import bits, configs
 
-INTERPRETED = bool(runtime.interpret)
+INTERPRETED = bool(bits.INTERPRETED.value)
 """Whether kernels run in triton's interpreter, on the CPU (TRITON_INTERPRET=1 before the import)."""
 
 
@@ -41,13 +42,15 @@ def l2_bytes(device: torch.device) -> int:
     """The size of the L2 cache."""
     if device.type != "cuda":
         return configs.ARCHITECTURES[80].l2
-    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    return int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 6 << 20))
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why no kernel here takes tensors of this kind, or None where they do."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"{str(dtype).removeprefix('torch.')} is not among float32, bfloat16 and float16"
+    if not hasattr(tl, "gather"):
+        return f"triton {triton.__version__} is older than the kernels need (3.2)"
     if INTERPRETED:
         return None if device.type == "cpu" else "triton's interpreter computes on the CPU"
     if device.type != "cuda":

@@ -226,7 +226,7 @@ def test_the_bytes_of_the_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     values, indices = pre.new_empty(tokens, k), torch.empty(tokens, k, dtype=torch.int64)
     with touched(monkeypatch) as heard:
         dictionaries.select_topk(pre, k, values, indices)
-    config = configs.row_topk(2, latents, k)
+    config = configs.row_topk(80, 2, latents, k)
     assert config is not None
     said = model.row_topk(config, tokens=tokens, latents=latents, k=k, itemsize=2)
     assert heard.distinct == said.distinct
