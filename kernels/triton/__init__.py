@@ -13,6 +13,7 @@ from . import configs
 from .dictionaries import decode, encode_threshold, encode_topk, topk_membership
 from .edits import add_direction, encode_and_steer, project_out, steer_selected
 from .launch import architecture, why_not
+from .trial import why_not_here
 
 __all__ = [
     "add_direction",
@@ -43,7 +44,7 @@ def refusal(
 
     `encode_selected` and `decode_selected` are one matrix product each, which the library does best.
     """
-    reason = why_not(device, dtype)
+    reason = why_not(device, dtype) or why_not_here(device)
     if reason is not None:
         return reason
     arch = architecture(device)

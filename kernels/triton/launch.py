@@ -55,6 +55,8 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
         return None if device.type == "cpu" else "triton's interpreter computes on the CPU"
     if device.type != "cuda":
         return f"the tensors are on {device.type}, and TRITON_INTERPRET is not set"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
     if torch.version.hip is not None:
         return "the kernels were compiled and checked for NVIDIA only"
     if architecture(device) is None:

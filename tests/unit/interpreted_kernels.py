@@ -19,7 +19,7 @@ from steerdit.benchmarks.kernel_cases import DTYPES, fault
 from steerdit.kernels import reference
 from steerdit.kernels import triton as kernels
 from steerdit.kernels.triton import bytes as model
-from steerdit.kernels.triton import configs, dictionaries, launch
+from steerdit.kernels.triton import configs, dictionaries, launch, trial
 from steerdit.kernels.triton.row_topk import row_topk_kernel
 
 CALLS = int(os.environ.get("STEERDIT_CALLS", "120"))
@@ -150,6 +150,17 @@ def test_what_the_kernels_do_not_take_is_said() -> None:
     assert "129" in (kernels.refusal("encode_and_steer", cpu, torch.float32, latents=129) or "")
     assert "8193" in (kernels.refusal("add_direction", cpu, torch.float32, width=8193) or "")
     assert launch.INTERPRETED
+
+
+def test_a_machine_that_cannot_run_kernels_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Tensor:
+        raise RuntimeError("Failed to find C compiler.\nSet CC.")
+
+    trial.why_not_here.cache_clear()
+    monkeypatch.setattr(trial, "add_direction", fails)
+    said = kernels.refusal("decode", torch.device("cpu"), torch.float32)
+    trial.why_not_here.cache_clear()
+    assert said == "a kernel failed on trial: RuntimeError: Failed to find C compiler."
 
 
 class Touched:
