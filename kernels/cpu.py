@@ -88,8 +88,10 @@ def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_nor
         token = tokens[part]
         moved = torch.addmm(token, codes[part], rows, alpha=strength)
         if keep_norm:
-            norm = moved.norm(dim=-1, keepdim=True).clamp_min_(tiny)
-            moved.mul_(token.norm(dim=-1, keepdim=True).div_(norm))
+            moved.div_(
+                moved.norm(dim=-1, keepdim=True).clamp_min_(tiny)
+            )  # first: the ratio of norms may overflow
+            moved.mul_(token.norm(dim=-1, keepdim=True))
         result[part] = moved
     return result.view(x.shape)
 

@@ -117,4 +117,7 @@ def _moved(x: Tensor, step: Tensor, keep_norm: bool) -> Tensor:
     if not keep_norm:
         return moved
     tiny = torch.finfo(x.dtype).tiny
-    return moved * (x.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(tiny))
+    unit = moved / moved.norm(dim=-1, keepdim=True).clamp_min(
+        tiny
+    )  # first, as the ratio of norms may overflow
+    return unit * x.norm(dim=-1, keepdim=True)

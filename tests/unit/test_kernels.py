@@ -174,10 +174,12 @@ def test_directions(seed: int, shape: tuple[int, int, int, int], strength: float
             assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_keeping_the_norm_of_what_vanishes_gives_zero_and_not_nan() -> None:
-    x = torch.tensor([[3.0, 0.0]])
-    steered = kernels.steer_selected(x, torch.tensor([[3.0]]), torch.tensor([[1.0, 0.0]]), -1.0, True)
+@pytest.mark.parametrize("size", [3.0, 3000.0])
+def test_keeping_the_norm_of_what_vanishes_gives_zero_and_not_nan(size: float) -> None:
+    x = torch.tensor([[size, 0.0]])
+    steered = kernels.steer_selected(x, torch.tensor([[size]]), torch.tensor([[1.0, 0.0]]), -1.0, True)
     assert torch.equal(steered, torch.zeros(1, 2))
+    assert torch.equal(kernels.add_direction(x, -x[0], 1.0, True), torch.zeros(1, 2))
 
 
 @given(seeds, st.integers(0, 5), st.integers(1, 6), st.integers(0, 5))
