@@ -88,9 +88,8 @@ def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_nor
         token = tokens[part]
         moved = torch.addmm(token, codes[part], rows, alpha=strength)
         if keep_norm:
-            moved.div_(
-                moved.norm(dim=-1, keepdim=True).clamp_min_(tiny)
-            )  # first: the ratio of norms may overflow
+            # Divided first, as the ratio of the norms may overflow.
+            moved.div_(moved.norm(dim=-1, keepdim=True).clamp_min_(tiny))
             moved.mul_(token.norm(dim=-1, keepdim=True))
         result[part] = moved
     return result.view(x.shape)

@@ -117,7 +117,6 @@ def _moved(x: Tensor, step: Tensor, keep_norm: bool) -> Tensor:
     if not keep_norm:
         return moved
     tiny = torch.finfo(x.dtype).tiny
-    unit = moved / moved.norm(dim=-1, keepdim=True).clamp_min(
-        tiny
-    )  # first, as the ratio of norms may overflow
+    # Divided first, as the ratio of the norms may overflow.
+    unit = moved / moved.norm(dim=-1, keepdim=True).clamp_min(tiny)
     return unit * x.norm(dim=-1, keepdim=True)

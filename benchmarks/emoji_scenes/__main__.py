@@ -66,8 +66,11 @@ def main() -> None:
         checkpoint = train_generator(lesson_folder, empty, lesson, checkpoint)
     assert checkpoint is not None
     export(checkpoint, made / weights.FILES["generator"])
+    drawn = SceneSource(
+        icons(), layout=lessons[-1][1].layout
+    )  # as the shards were, which do not say where things lie
     shutil.copy(
-        train_oracle(lesson_folder, SceneSource(icons()), LinearCodec.load(codec)),
+        train_oracle(lesson_folder, drawn, LinearCodec.load(codec)),
         made / weights.FILES["oracle"],
     )
     os.environ["STEERDIT_WORLD"] = str(made.resolve())

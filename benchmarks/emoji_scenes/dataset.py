@@ -97,7 +97,7 @@ class Shards:
         parts = [load_file(p) for p in sorted(folder.glob("shard-*.safetensors"))]
         if not parts:
             raise FileNotFoundError(
-                f"no shards in {folder}: make them first with `python -m steerdit.benchmarks.emoji_scenes data`"
+                f"no shards in {folder}: `python -m nox -s world` draws them before it trains"
             )
         self.data = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 

@@ -13,18 +13,21 @@ from steerdit.steering.formats.foreign.pickles import load_pickle
 
 
 class Evil:
-    """A pickle of it would run code."""
+    """A pickle of it would run code, which leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("/tmp/steerdit-was-here"),))  # noqa: S108
+        return (Path.touch, (self.mark,))
 
 
 def test_pickles_that_are_more_than_tensors_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "evil.pt"
-    torch.save({"W_enc": torch.zeros(2), "more": Evil()}, path)
+    path, mark = tmp_path / "evil.pt", tmp_path / "was-here"
+    torch.save({"W_enc": torch.zeros(2), "more": Evil(mark)}, path)
     with pytest.raises(BundleError, match="expected a checkpoint of tensors, numbers and text alone"):
         load_pickle(path)
-    assert not Path("/tmp/steerdit-was-here").exists()  # noqa: S108
+    assert not mark.exists()
     torch.save([torch.zeros(2)], path)
     with pytest.raises(BundleError, match="expected tensors by name, found list"):
         load_pickle(path)
