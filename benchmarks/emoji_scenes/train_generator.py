@@ -32,7 +32,7 @@ class Lesson:
 COURSE = (
     Lesson(FINE, 0.0, 7000, 3500),
     Lesson(Layout(), 0.4, 10000, 10000),
-    Lesson(PAIRS, 0.4, 10000, 10000),  # the shipped weights have not had it yet
+    Lesson(PAIRS, 0.4, 7000, 7000),
 )
 
 
