@@ -27,12 +27,13 @@ class Lesson:
     noisy: float  # shift of the logit-normal times towards noise, where the layout of a scene is decided
     steps: int  # the cosine's length
     until: int  # where to stop
+    peak: float = 1.0  # share of the full rates: those of a beginning would undo much of what is known
 
 
 COURSE = (
     Lesson(FINE, 0.0, 7000, 3500),
     Lesson(Layout(), 0.4, 10000, 10000),
-    Lesson(PAIRS, 0.4, 7000, 7000),
+    Lesson(PAIRS, 0.4, 7000, 7000, 0.4),
 )
 
 
@@ -95,7 +96,7 @@ def train(
         noise = torch.randn(batch.latents.shape, generator=g)
         at = t[:, None, None, None]
         for o, peak in zip(optimizers, peaks):
-            o.param_groups[0]["lr"] = peak * rate(step, lesson.steps)
+            o.param_groups[0]["lr"] = lesson.peak * peak * rate(step, lesson.steps)
         with torch.autocast("cpu", torch.bfloat16):
             velocity, image = forward((1 - at) * batch.latents + at * noise, t, context, y, lengths)
         loss = (velocity.float() - (noise - batch.latents)).square().mean()
