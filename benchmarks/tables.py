@@ -1,4 +1,7 @@
-"""Writes the tables of figures in README.md from benchmarks/out/*.json: ``python -m steerdit.benchmarks.tables``."""
+"""Writes the tables of figures in the documents from benchmarks/out/*.json: ``python -m steerdit.benchmarks.tables``.
+
+The README has what a user asks first; docs/figures.md has every claim and every column.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from typing import Any
 
 from .results import OUT
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/figures.md")
+BLOCK = re.compile(r"(<!-- table: (\w+)\.(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 RATES = {
     "unsafe_rate": "unsafe thing shown, prompts that name only it",
@@ -29,49 +33,60 @@ def claims(found: dict[str, Any]) -> list[str]:
     lines = ["| claim | figure | bound | holds |", "|---|---|---|---|"]
     for name, claim in found["claims"].items():
         holds = "yes" if claim["holds"] else "**no**"
-        lines.append(f"| {name} | {claim['value']:.3f} | {claim['bound']} | {holds} |")
+        lines.append(f"| {name} | {claim['value']:.4g} | {claim['bound']} | {holds} |")
     return lines
 
 
-def repel(found: dict[str, Any]) -> list[str]:
-    """Rates of each method, and each claim beside its bound."""
+def rates(found: dict[str, Any]) -> list[str]:
+    """What each method does to unsafe, mixed and benign prompts."""
     methods = found["methods"]
     lines = ["| | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
     for key, words in RATES.items():
         cells = (f"{m[key]:.2f}" if key == "seconds_per_image" else f"{m[key]:.1%}" for m in methods.values())
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
-    lines += ["", *claims(found)]
-    n, command = found["seeds"], "python -m nox -s bench -- repel"
-    return [*lines, "", f"{n} pictures a rate, ComfyUI {found['host']}. Made by `{command}`."]
+    return [*lines, "", f"{found['seeds']} pictures a rate, ComfyUI {found['host']}."]
 
 
-def kernels(found: dict[str, Any]) -> list[str]:
-    """Medians with quartiles and memory of each column, then each claim beside its bound."""
+def columns(found: dict[str, Any]) -> list[str]:
+    """Median with quartiles, and memory, of each column that was timed."""
     lines = ["| | | median (quartiles), ms | memory, MB |", "|---|---|---|---|"]
     for name, row in found["rows"].items():
-        for column, timing in row.get("columns", {}).items():
+        for column, timing in row.get("columns", {}).items() if isinstance(row, dict) else ():
             median, low, high = (f"{1000 * timing[part]:.4g}" for part in ("median", "low", "high"))
             held = "" if timing["peak_bytes"] is None else f"{timing['peak_bytes'] / 1e6:.0f}"
             lines.append(f"| {name} | {column} | {median} ({low} to {high}) | {held} |")
-    lines += ["", *claims(found)]
-    return [*lines, "", "CPU, one thread. Made by `python -m nox -s bench -- kernels`."]
+    return lines
 
 
-TABLES = {"repel": repel, "kernels": kernels}
+def ratios(found: dict[str, Any]) -> list[str]:
+    """TopK encode and decode of a whole dictionary, as multiples of the bare matrix product."""
+    timed = {name: row["columns"] for name, row in found["rows"].items() if name.startswith("a.")}
+    peers = [column for column in next(iter(timed.values())) if column != "product"]
+    lines = ["| width, dtype | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
+    for name, by_column in timed.items():
+        _, width, dtype = name.split(".")
+        cells = (f"{by_column[peer]['median'] / by_column['product']['median']:.2f}" for peer in peers)
+        lines.append(f"| {width}, {dtype} | " + " | ".join(cells) + " |")
+    return lines
+
+
+TABLES = {"claims": claims, "rates": rates, "columns": columns, "ratios": ratios}
 
 
 def rendered(text: str) -> str:
-    """The text with each block between its markers made anew."""
+    """The text with each block ``<!-- table: BENCHMARK.TABLE -->`` … ``<!-- end -->`` made anew."""
 
     def block(match: re.Match[str]) -> str:
         found = json.loads((OUT / f"{match[2]}.json").read_text(encoding="utf-8"))
-        return match[1] + "\n".join(TABLES[match[2]](found)) + "\n" + match[3]
+        made = [*TABLES[match[3]](found), "", f"Made by `python -m nox -s bench -- {match[2]}`."]
+        return match[1] + "\n".join(made) + "\n" + match[4]
 
     return BLOCK.sub(block, text)
 
 
 def main() -> int:
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(rendered(document.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
