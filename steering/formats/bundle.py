@@ -20,8 +20,8 @@ from ..errors import BundleError
 from ..sites import Site
 from .container import Container, chunks, read_container, sha256_of, write_container
 from .fields import DAMAGED, shown
-from .header import BundleHeader, SaeSite, TensorRecord, header_json, parse_header
-from .rows import Reading, require_finite, rows_of
+from .header import READ_DTYPES, BundleHeader, SaeSite, TensorRecord, header_json, parse_header
+from .rows import DTYPES, Reading, require_finite
 
 KEY = "steerdit"
 DIGEST_KEY = "steerdit_sha256"
@@ -30,7 +30,7 @@ PLAIN_VALUES = (
     "Use only text, finite numbers, lists, dicts with text keys, True, False and None in the recipe."
 )
 
-TORCH_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES: Mapping[str, torch.dtype] = {name: DTYPES[name] for name in READ_DTYPES}
 
 
 class LatentTensors(NamedTuple):
@@ -109,7 +109,7 @@ class Bundle:
         with Reading(self.container) as file:
 
             def rows(part: str) -> Tensor:
-                return self._finite(site, part, rows_of(file, f"{site}.{part}", indices).float())
+                return self._finite(site, part, file.rows(f"{site}.{part}", indices).float())
 
             def optional_rows(part: str) -> Tensor | None:
                 return rows(part) if f"{site}.{part}" in self.tensors else None
@@ -119,9 +119,7 @@ class Bundle:
                 encoder=rows("encoder"),
                 encoder_bias=rows("encoder_bias"),
                 decoder=rows("decoder"),
-                decoder_bias=self._finite(
-                    site, "decoder_bias", file.get_tensor(f"{site}.decoder_bias").float()
-                ),
+                decoder_bias=self._finite(site, "decoder_bias", file.whole(f"{site}.decoder_bias").float()),
                 threshold=optional_rows("threshold"),
                 decoder_adapted=optional_rows("decoder_adapted"),
             )

@@ -1,59 +1,124 @@
-"""Some rows of a tensor in a safetensors file, and no others."""
+"""Some rows of a tensor in a safetensors file, and no others.
+
+They are read by their place in the file, which the container's checked table gives. The library's own reader maps
+the file into memory instead, and one row may then bring megabytes of its neighbours with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 
-import safetensors
 import torch
 from torch import Tensor
 
 from ..errors import BundleError
-from .container import Container
+from .container import ITEM_SIZES, Container, Span
 from .fields import DAMAGED
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""What can be read, by the container's names."""
 
 
 class Reading:
-    """An open safetensors file whose own complaints become ours."""
+    """The file of a container, open for reading; a BundleError if it is not the one whose table was read."""
 
     def __init__(self, container: Container) -> None:
         self.container = container
 
-    def __enter__(self) -> Any:
-        self.container.unchanged()  # reading a file that was cut since would end the process, not raise
+    def __enter__(self) -> Reading:
+        self.container.unchanged()
         try:
-            self.file = cast(
-                "Any", safetensors.safe_open(str(self.container.path), framework="pt", device="cpu")
-            )
-            return self.file.__enter__()
-        except (safetensors.SafetensorError, OSError) as reason:
-            raise self._refusal(reason) from reason
+            self.file = FileIO(self.container.path)  # a buffered one would read on past a row
+        except OSError as reason:
+            raise self._refusal(reason.strerror or str(reason)) from reason
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self.file.__exit__(kind, error, traceback)
-        if isinstance(error, (safetensors.SafetensorError, OSError)):
-            raise self._refusal(error) from error
+        self.file.close()
+        if error is None:
+            self.container.unchanged()  # or what was read may be neither the old nor the new
 
-    def _refusal(self, reason: Exception) -> BundleError:
-        return BundleError(
-            str(self.container.path),
-            expected="a readable safetensors file",
-            found=str(reason),
-            remedy=DAMAGED,
-        )
+    def whole(self, name: str) -> Tensor:
+        """A tensor in its own dtype."""
+        span = self.container.tensors[name]
+        found = self._empty(span, span.shape)
+        self._fill(span, 0, found)
+        return found
 
+    def rows(self, name: str, indices: Sequence[int]) -> Tensor:
+        """Rows (S, ...) of a tensor in its own dtype, each run of neighbouring rows read at once.
 
-def rows_of(file: Any, name: str, indices: Sequence[int]) -> Tensor:
-    """Rows (S, ...) of a stored tensor in its own dtype, each run of neighbouring rows read at once."""
-    stored = file.get_slice(name)
-    return _gathered(indices, 0, lambda start, stop: stored[start:stop])
+        Raises:
+            IndexError: an index is not from 0 to N − 1.
+        """
+        span = self.container.tensors[name]
+        latents, *rest = span.shape
+        _require_inside(name, indices, latents)
+        found = self._empty(span, (len(indices), *rest))
+        size, done = math.prod(rest), 0
+        for start, stop in _runs(indices):
+            count = stop - start
+            self._fill(span, start * size, found[done : done + count])
+            done += count
+        return found
 
+    def columns(self, name: str, indices: Sequence[int]) -> Tensor:
+        """Columns of a matrix (d, N), as rows (S, d): of each of the d lines what lies between the first and the last.
 
-def columns_of(file: Any, name: str, indices: Sequence[int]) -> Tensor:
-    """Columns of a stored matrix (d, N), as rows (S, d)."""
-    stored = file.get_slice(name)
-    return _gathered(indices, 1, lambda start, stop: stored[:, start:stop]).T.contiguous()
+        Raises:
+            IndexError: an index is not from 0 to N − 1.
+        """
+        span = self.container.tensors[name]
+        width, latents = span.shape
+        _require_inside(name, indices, latents)
+        found = self._empty(span, (width, len(indices)))
+        if indices:
+            first = min(indices)
+            line = self._empty(span, (max(indices) + 1 - first,))
+            at = torch.tensor(indices) - first
+            neighbours = torch.equal(at, torch.arange(len(line)))
+            for row in range(width):
+                into = found[row] if neighbours else line
+                self._fill(span, row * latents + first, into)
+                if not neighbours:
+                    torch.index_select(line, 0, at, out=found[row])
+        return found.T.contiguous()
+
+    def _empty(self, span: Span, shape: Sequence[int]) -> Tensor:
+        if span.dtype not in DTYPES:
+            raise self._refusal(f"numbers of the kind {span.dtype}", f"numbers as {', '.join(DTYPES)}")
+        return torch.empty(tuple(shape), dtype=DTYPES[span.dtype])
+
+    def _fill(self, span: Span, first: int, into: Tensor) -> None:
+        """Reads a tensor's numbers from the place `first` on into contiguous memory."""
+        if into.numel() == 0:
+            return
+        memory = memoryview(into.view(-1).view(torch.uint8).numpy())
+        try:
+            self.file.seek(span.start + first * ITEM_SIZES[span.dtype])
+            while memory:
+                count = self.file.readinto(memory)
+                if not count:
+                    raise self._refusal("an early end")
+                memory = memory[count:]
+        except OSError as reason:
+            raise self._refusal(reason.strerror or str(reason)) from reason
+
+    def _refusal(self, found: str, expected: str = "a readable safetensors file") -> BundleError:
+        return BundleError(str(self.container.path), expected=expected, found=found, remedy=DAMAGED)
 
 
 def require_finite(where: str, values: Tensor) -> Tensor:
@@ -69,22 +134,19 @@ def require_finite(where: str, values: Tensor) -> Tensor:
     return values
 
 
-def _gathered(indices: Sequence[int], dim: int, read: Any) -> Tensor:
-    if not indices:
-        return read(0, 0)
-    rising = sorted(indices)
-    found = torch.cat([read(start, stop) for start, stop in _runs(rising)], dim)
-    if list(indices) == rising:
-        return found
-    place = {index: position for position, index in enumerate(rising)}
-    return found.index_select(dim, torch.tensor([place[index] for index in indices]))
+def _require_inside(name: str, indices: Sequence[int], latents: int) -> None:
+    """An index outside would read another tensor's bytes."""
+    if indices and not 0 <= min(indices) <= max(indices) < latents:
+        raise IndexError(f"rows of {name} are 0 to {latents - 1}, not {min(indices)} to {max(indices)}")
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Rising indices as half-open runs of neighbours: 3 4 5 9 -> (3, 6) (9, 10)."""
+    """Indices in their order as half-open runs of rising neighbours: 3 4 5 9 -> (3, 6) (9, 10)."""
+    if not indices:
+        return
     start = stop = indices[0]
     for index in indices:
-        if index > stop:
+        if index != stop:
             yield start, stop
             start = index
         stop = index + 1

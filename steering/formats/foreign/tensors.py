@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from ..container import Container
-from ..rows import Reading, columns_of, rows_of
+from ..rows import DTYPES, Reading
 
-FLOATS: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+FLOATS: Mapping[str, torch.dtype] = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
 class Tensors(Protocol):
@@ -66,15 +61,15 @@ class StoredTensors:
 
     def whole(self, name: str) -> Tensor:
         with Reading(self.container) as file:
-            return file.get_tensor(name)
+            return file.whole(name)
 
     def rows(self, name: str, indices: Sequence[int]) -> Tensor:
         with Reading(self.container) as file:
-            return rows_of(file, name, indices)
+            return file.rows(name, indices)
 
     def columns(self, name: str, indices: Sequence[int]) -> Tensor:
         with Reading(self.container) as file:
-            return columns_of(file, name, indices)
+            return file.columns(name, indices)
 
 
 @dataclass(frozen=True)
