@@ -106,7 +106,7 @@ class Reading:
         """Reads a tensor's numbers from the place `first` on into contiguous memory."""
         if into.numel() == 0:
             return
-        memory = memoryview(into.view(-1).view(torch.uint8).numpy())
+        memory = into.view(-1).view(torch.uint8).numpy().data
         try:
             self.file.seek(span.start + first * ITEM_SIZES[span.dtype])
             while memory:
