@@ -1,0 +1,30 @@
+"""Recordings: the activations of a model on disk, with what was said, when and where they were seen.
+
+A recording is a folder of safetensors shards and a manifest. Nothing here knows the host; `run.py` alone records.
+"""
+
+from __future__ import annotations
+
+from .manifest import Manifest, ModelFingerprint, Sample, Settings, ShardEntry
+from .merging import merge
+from .prompts import PromptRow, parse_prompts, read_prompts, samples_of
+from .reader import Pairs, Recording, Rows, open_recording
+from .writer import RecordingWriter
+
+__all__ = [
+    "Manifest",
+    "ModelFingerprint",
+    "Pairs",
+    "PromptRow",
+    "Recording",
+    "RecordingWriter",
+    "Rows",
+    "Sample",
+    "Settings",
+    "ShardEntry",
+    "merge",
+    "open_recording",
+    "parse_prompts",
+    "read_prompts",
+    "samples_of",
+]

@@ -1,0 +1,410 @@
+"""Reads a recording: some of it into memory, or all of it as a shuffled stream of batches.
+
+A shard's bytes are held against the manifest's hash when it is opened first; one that was cut short or edited is
+refused before anything is learnt from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from ...steering.formats.container import read_container
+from ...steering.formats.rows import Reading
+from ...steering.sites import Site
+from . import manifest as manifests
+from .manifest import DAMAGED, LABELS, Manifest, ModelFingerprint, ShardEntry
+from .prompts import partners
+from .writer import PLAN, file_digest
+
+BUFFER = 256 * 2**20
+"""Bytes of tokens that a stream holds to mix them."""
+
+
+class Rows(NamedTuple):
+    """Tokens and where they come from."""
+
+    tokens: Tensor
+    """(n, d) float32"""
+    sample: Tensor
+    """(n,) int64, numbers in the manifest's samples"""
+    sigma: Tensor
+    """(n,) float32"""
+    position: Tensor
+    """(n,) int64, the token's place in its stream"""
+
+
+class Pairs(NamedTuple):
+    """Tokens of unsafe prompts beside those of their safe rewrites: same seed, noise level and place."""
+
+    unsafe: Tensor
+    """(n, d) float32"""
+    safe: Tensor
+    """(n, d) float32"""
+    sample_unsafe: Tensor
+    """(n,) int64"""
+    sigma: Tensor
+    """(n,) float32"""
+    position: Tensor
+    """(n,) int64"""
+
+
+class _Index(NamedTuple):
+    """The labels of a shard's rows at one site, as they lie in the file."""
+
+    sample: Tensor
+    sigma: Tensor
+    position: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A whole recording on disk."""
+
+    manifest: Manifest
+    folder: Path
+    _verified: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]], repr=False)
+
+    @property
+    def sites(self) -> Mapping[Site, int]:
+        """The width of each site."""
+        return self.manifest.sites
+
+    def count(self, site: Site) -> int:
+        """How many rows there are of a site."""
+        self._width(site)
+        return sum(entry.rows[site] for entry in self.manifest.shards)
+
+    def bucket(self, sigma: Tensor) -> Tensor:
+        """The bucket of each noise level (n,) -> (n,) int64; −1 where none holds it."""
+        values, which = torch.unique(sigma, return_inverse=True)
+        edges = self.manifest.settings.buckets
+        buckets = [manifests.bucket_of(float(value), edges) for value in values]
+        return torch.tensor(buckets, dtype=torch.int64)[which]
+
+    def samples(
+        self, labels: Collection[str] | None = None, categories: Collection[str] | None = None
+    ) -> Tensor:
+        """Which samples (N,) bool have one of these labels and one of these risk categories; None means any.
+
+        A benign sample without a category is of every category: it is what all of them are compared with.
+        """
+        for given, known, what in (
+            (labels, LABELS, "labels"),
+            (categories, {s.category for s in self.manifest.samples}, "categories"),
+        ):
+            unknown = sorted(set(given or ()) - set(known))
+            if unknown:
+                raise SteeringError(
+                    f"{self.folder}: {what}",
+                    expected=f"some of {', '.join(sorted(name for name in known if name))}",
+                    found=repr(unknown[0]),
+                    remedy=f"Choose {what} that were recorded.",
+                )
+        return torch.tensor(
+            [
+                (labels is None or s.label in labels)
+                and (
+                    categories is None
+                    or s.category in categories
+                    or (s.category is None and s.label == "benign")
+                )
+                for s in self.manifest.samples
+            ]
+        )
+
+    def read(
+        self,
+        site: Site,
+        *,
+        labels: Collection[str] | None = None,
+        categories: Collection[str] | None = None,
+        buckets: Collection[int] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> Rows:
+        """Rows in memory, in the order of samples, falling sigma and positions.
+
+        Args:
+            limit: at most so many, drawn by ``seed`` from all that fit.
+
+        Raises:
+            SteeringError: the site, a label or a category was not recorded, or a shard is damaged.
+        """
+        wanted = self._wanted(site, labels, categories, buckets)
+        chosen = [wanted(self._index(entry, site)) for entry in self.manifest.shards]
+        total = sum(map(len, chosen))
+        if limit is not None and limit < total:
+            kept = torch.zeros(total, dtype=torch.bool)
+            kept[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit]] = True
+            parts = kept.split([len(rows) for rows in chosen])
+            chosen = [rows[part] for rows, part in zip(chosen, parts)]
+        return _joined(
+            [self._rows(entry, site, rows) for entry, rows in zip(self.manifest.shards, chosen)],
+            self._width(site),
+        )
+
+    def stream(
+        self,
+        site: Site,
+        batch: int,
+        *,
+        seed: int,
+        epoch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        labels: Collection[str] | None = None,
+        categories: Collection[str] | None = None,
+        buckets: Collection[int] | None = None,
+        skip: int = 0,
+        buffer: int = BUFFER,
+    ) -> Iterator[Rows]:
+        """One epoch of batches of ``batch`` rows, mixed over shards and within a buffer.
+
+        The order depends on (seed, epoch) and on ``batch * world`` alone: rank r has the r-th part of each global
+        batch, so that all ranks together see what one process with batches of ``batch * world`` rows sees. The
+        rows left over at the end are fewer than a global batch and are not given.
+
+        Args:
+            skip: begin after so many batches, as if they had been taken.
+            buffer: bytes of tokens held in memory at once; at least one shard is.
+
+        Raises:
+            SteeringError: there are fewer rows than one global batch, or as `read`.
+        """
+        wanted = self._wanted(site, labels, categories, buckets)
+        whole = batch * world
+        draw = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        order = torch.randperm(len(self.manifest.shards), generator=draw).tolist()
+        left, given = _joined([], self._width(site)), 0
+        for window in self._windows(order, site, buffer):
+            shards = [self.manifest.shards[number] for number in window]
+            chosen = [wanted(self._index(entry, site)) for entry in shards]
+            total = len(left.tokens) + sum(map(len, chosen))
+            mixed = torch.randperm(total, generator=draw)
+            count = total // whole
+            parts = [self._rows(entry, site, rows) for entry, rows in zip(shards, chosen)]
+            pool = _joined([left, *parts], self._width(site))
+            for first in range(rank * batch, count * whole, whole):
+                given += 1
+                if given > skip:
+                    yield _taken(pool, mixed[first : first + batch])
+            left = _taken(pool, mixed[count * whole :])
+        if not given:
+            raise SteeringError(
+                f"{self.folder}: {site}",
+                expected=f"at least {whole} rows, as one batch over all processes takes",
+                found=f"{len(left.tokens)}",
+                remedy="Choose a smaller batch, record more, or filter less.",
+            )
+
+    def pairs(
+        self,
+        site: Site,
+        *,
+        categories: Collection[str] | None = None,
+        buckets: Collection[int] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> Pairs:
+        """Tokens of unsafe prompts beside those of their safe rewrites, in the order of the unsafe samples.
+
+        Args:
+            limit: at most so many, drawn by ``seed``.
+
+        Raises:
+            SteeringError: no unsafe prompt has a safe rewrite, or as `read`.
+        """
+        partner = torch.tensor([-1 if other is None else other for other in partners(self.manifest.samples)])
+        of_category = self.samples(["unsafe"], categories)
+        if not (of_category & (partner >= 0)).any():
+            raise SteeringError(
+                f"{self.folder}: {manifests.FILE}: samples",
+                expected="unsafe prompts with a safe rewrite of the same pair id",
+                found=f"{int(of_category.sum())} unsafe prompts, none of which has one",
+                remedy="Give both the same `pair` in the list of prompts and record again.",
+            )
+        wanted = {
+            "unsafe": of_category & (partner >= 0),
+            "safe": torch.zeros_like(of_category).index_fill(0, partner[of_category & (partner >= 0)], True),
+        }
+        keys: dict[str, list[Tensor]] = {"unsafe": [], "safe": []}
+        places: dict[str, list[Tensor]] = {"unsafe": [], "safe": []}
+        bucket = None if buckets is None else torch.tensor(sorted(buckets))
+        for number, entry in enumerate(self.manifest.shards):
+            index = self._index(entry, site)
+            for label, mask in wanted.items():
+                rows = mask[index.sample]
+                if bucket is not None:
+                    rows &= torch.isin(self.bucket(index.sigma), bucket)
+                at = rows.nonzero()[:, 0]
+                unsafe = index.sample[at] if label == "unsafe" else partner[index.sample[at]]
+                keys[label].append(
+                    torch.stack([unsafe, self._step(index.sigma[at]), index.position[at]], dim=1)
+                )
+                places[label].append(torch.stack([torch.full_like(at, number), at], dim=1))
+        a, b = _matched(torch.cat(keys["unsafe"]), torch.cat(keys["safe"]))
+        if limit is not None and limit < len(a):
+            kept = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+            a, b = a[kept], b[kept]
+        unsafe, safe = (
+            self._gathered(site, torch.cat(places[label])[at]) for label, at in (("unsafe", a), ("safe", b))
+        )
+        return Pairs(unsafe.tokens, safe.tokens, unsafe.sample, unsafe.sigma, unsafe.position)
+
+    def _step(self, sigma: Tensor) -> Tensor:
+        """The number of each noise level in the sampler's schedule."""
+        levels = torch.tensor(self.manifest.sigmas)
+        return (sigma[:, None] - levels).abs().argmin(1) if len(sigma) else sigma.long()
+
+    def _gathered(self, site: Site, places: Tensor) -> Rows:
+        """Rows at places (n, 2), each the number of a shard and of a row in it, in that order."""
+        order = places[:, 0].argsort(stable=True)
+        parts: list[Rows] = []
+        for number in places[order, 0].unique_consecutive().tolist():
+            rows = places[order][places[order, 0] == number, 1]
+            found, back = rows.unique(return_inverse=True)
+            parts.append(_taken(self._rows(self.manifest.shards[number], site, found), back))
+        return _taken(_joined(parts, self._width(site)), order.argsort())
+
+    def _windows(self, order: Sequence[int], site: Site, buffer: int) -> Iterator[list[int]]:
+        """The shards in that order, as many together as a buffer holds."""
+        window: list[int] = []
+        held = 0
+        for number in order:
+            needed = self.manifest.shards[number].rows[site] * self._width(site) * 4
+            if window and held + needed > buffer:
+                yield window
+                window, held = [], 0
+            window.append(number)
+            held += needed
+        yield window
+
+    def _wanted(
+        self,
+        site: Site,
+        labels: Collection[str] | None,
+        categories: Collection[str] | None,
+        buckets: Collection[int] | None,
+    ) -> Callable[[_Index], Tensor]:
+        """A function from the labels of a shard's rows to the numbers of those that are wanted."""
+        self._width(site)
+        samples = self.samples(labels, categories)
+        bucket = None if buckets is None else torch.tensor(sorted(buckets), dtype=torch.int64)
+
+        def rows(index: _Index) -> Tensor:
+            mask = samples[index.sample]
+            if bucket is not None:
+                mask &= torch.isin(self.bucket(index.sigma), bucket)
+            return mask.nonzero()[:, 0]
+
+        return rows
+
+    def _width(self, site: Site) -> int:
+        if site not in self.manifest.sites:
+            raise SteeringError(
+                f"{self.folder}: site {site}",
+                expected=f"one of {', '.join(map(str, self.manifest.sites))}",
+                found="a site that was not recorded",
+                remedy="Choose a recorded site, or record this one.",
+            )
+        return self.manifest.sites[site]
+
+    def _index(self, entry: ShardEntry, site: Site) -> _Index:
+        with self._open(entry) as shard:
+            sample, sigma, position = (
+                shard.whole(f"{site}.{part}") for part in ("sample", "sigma", "position")
+            )
+        return _Index(sample.long(), sigma, position.long())
+
+    def _rows(self, entry: ShardEntry, site: Site, rows: Tensor) -> Rows:
+        """Some rows of a shard, their numbers (n,) rising."""
+        with self._open(entry) as shard:
+            if len(rows) == entry.rows[site]:
+                tokens = shard.whole(f"{site}.tokens")
+            else:
+                tokens = shard.rows(f"{site}.tokens", rows.tolist())
+        index = self._index(entry, site)
+        return Rows(tokens.float(), index.sample[rows], index.sigma[rows], index.position[rows])
+
+    def _open(self, entry: ShardEntry) -> Reading:
+        path = self.folder / entry.file
+        if not path.exists():
+            raise SteeringError(
+                str(path),
+                expected="the shard",
+                found="no such file",
+                remedy="Get a whole copy of the recording.",
+            )
+        stamp = path.stat().st_size, path.stat().st_mtime_ns
+        if self._verified.get(entry.file) != stamp:
+            found = file_digest(path)
+            if found != entry.sha256:
+                raise SteeringError(
+                    str(path),
+                    expected=f"the hash {entry.sha256[:12]}… that the manifest gives",
+                    found=f"{found[:12]}…, {stamp[0]} bytes: the file was cut short or edited",
+                    remedy=DAMAGED,
+                )
+            self._verified[entry.file] = stamp
+        return Reading(read_container(path))
+
+
+def open_recording(folder: str | os.PathLike[str], *, model: ModelFingerprint | None = None) -> Recording:
+    """The recording in a folder. Only its manifest is read; shards are checked when they are first opened.
+
+    Args:
+        model: refuse a recording of another model than this.
+
+    Raises:
+        SteeringError: there is no whole recording, it is damaged, or it is of another model.
+    """
+    path = Path(folder) / manifests.FILE
+    if not path.exists():
+        begun = (Path(folder) / PLAN).exists()
+        raise SteeringError(
+            str(path),
+            expected="the manifest of a recording",
+            found="a recording that is not finished" if begun else "no such file",
+            remedy="Record again with the same settings to finish it, or merge its parts."
+            if begun
+            else "Choose the folder of a recording.",
+        )
+    manifest = Manifest.parse(path.read_bytes(), str(path))
+    if not manifest.shards:
+        raise SteeringError(f"{path}: shards", expected="shards", found="none", remedy=DAMAGED)
+    if model is not None and manifest.model != model:
+        raise SteeringError(
+            f"{path}: model",
+            expected=f"a recording of this {model.family} model ({model.digest[:12]}…)",
+            found=f"one of another {manifest.model.family} model ({manifest.model.digest[:12]}…)",
+            remedy="Choose a recording of this very model with its patches, or record it.",
+        )
+    return Recording(manifest, Path(folder))
+
+
+def _joined(parts: Sequence[Rows], width: int) -> Rows:
+    if not parts:
+        none = torch.empty(0, dtype=torch.int64)
+        return Rows(torch.empty(0, width), none, torch.empty(0), none)
+    return Rows(*(torch.cat(column) for column in zip(*parts)))
+
+
+def _taken(rows: Rows, which: Tensor) -> Rows:
+    return Rows(*(column[which] for column in rows))
+
+
+def _matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the equal rows of two matrices of keys, each key once in each, in the order of the first."""
+    _, which = torch.cat([a, b]).unique(dim=0, return_inverse=True)
+    place = torch.full((int(which.max()) + 1 if len(which) else 0,), -1)
+    place[which[len(a) :]] = torch.arange(len(b))
+    other = place[which[: len(a)]]
+    return (other >= 0).nonzero()[:, 0], other[other >= 0]
