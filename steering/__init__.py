@@ -5,6 +5,8 @@ Everything here is pure torch and knows nothing of a host. Files are read by `st
 
 from __future__ import annotations
 
+from .direction_modifiers import AddDirection, Clamp, ProjectOut
+from .directions import DirectionSet, Weighting
 from .errors import SteeringError
 from .firing import FiringLog, FiringRecord
 from .gates import Gate, GateKind
@@ -15,7 +17,10 @@ from .schedules import Schedule
 from .sites import Site, select_sites
 
 __all__ = [
+    "AddDirection",
     "Blend",
+    "Clamp",
+    "DirectionSet",
     "Entry",
     "FiringLog",
     "FiringRecord",
@@ -24,11 +29,13 @@ __all__ = [
     "GateKind",
     "Modifier",
     "Plan",
+    "ProjectOut",
     "Repel",
     "Schedule",
     "SelectedLatents",
     "Site",
     "Step",
     "SteeringError",
+    "Weighting",
     "select_sites",
 ]

@@ -38,13 +38,39 @@ class Step:
 
     site: Site
     sigma: float
-    """The noise level, in the model's own units."""
+    """The noise level, in the model's own units; infinite before a run begins."""
     images: tuple[int, ...] = ()
     """(R) which picture of the batch each row belongs to."""
     grid: tuple[int, int] | None = None
     """Height and width of the generated picture in tokens; None where the tokens are not a whole picture."""
     seed: int | None = None
     observe: Callable[[FiringRecord], None] | None = None
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.site} at sigma {self.sigma:.4g}" if math.isfinite(self.sigma) else str(self.site)
+
+    def require_finite(self, finite: bool) -> None:
+        """A SteeringError unless the model's activation is finite."""
+        if not finite:
+            raise SteeringError(
+                self.where,
+                expected="finite activations and scores",
+                found="NaN or infinite numbers in the model's activation",
+                remedy="The model itself overflows here. Run it in bfloat16 or float32, or choose another checkpoint.",
+            )
+
+    def require_held(self, changed: Tensor, strength: float) -> Tensor:
+        """What came of steering, or a SteeringError if its dtype could not hold it."""
+        if not changed.isfinite().all():
+            raise SteeringError(
+                self.where,
+                expected=f"numbers that {changed.dtype} can hold",
+                found=f"an overflow after steering with strength {strength:g}",
+                remedy="Lower the strength, or keep the norm.",
+            )
+        return changed
 
 
 class Modifier(Protocol):
@@ -102,13 +128,7 @@ class Gated:
         finite = x.isfinite().all() & reading.scores.isfinite().all()
         # One wait for the device, not two.
         is_finite, is_open = torch.stack([finite, reading.open.any()]).tolist()
-        if not is_finite:
-            raise SteeringError(
-                f"{step.site} at sigma {step.sigma:.4g}",
-                expected="finite activations and scores",
-                found="NaN or infinite numbers in the model's activation",
-                remedy="The model itself overflows here. Run it in bfloat16 or float32, or choose another checkpoint.",
-            )
+        step.require_finite(is_finite)
         if step.observe is not None:
             step.observe(
                 FiringRecord(
@@ -127,15 +147,7 @@ class Gated:
             )
         if self.strength == 0 or not is_open:
             return tokens
-        changed = self.edit(x, reading).to(tokens.dtype)
-        if not changed.isfinite().all():
-            raise SteeringError(
-                f"{step.site} at sigma {step.sigma:.4g}",
-                expected=f"numbers that {tokens.dtype} can hold",
-                found=f"an overflow after steering with strength {self.strength:g}",
-                remedy="Lower the strength, or keep the norm.",
-            )
-        return changed
+        return step.require_held(self.edit(x, reading).to(tokens.dtype), self.strength)
 
     def edit(self, x: Tensor, reading: Reading) -> Tensor:
         """The changed activations (R, L, d); tokens with closed gates keep their bits."""

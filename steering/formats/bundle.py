@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import BundleError
 from ..sites import Site
 from .container import Container, chunks, read_container, sha256_of, write_container
+from .directions import DirectionSite
 from .fields import DAMAGED, shown
 from .header import READ_DTYPES, BundleHeader, SaeSite, TensorRecord, header_json, parse_header
 from .rows import DTYPES, Reading, require_finite
@@ -52,6 +53,15 @@ class LatentTensors(NamedTuple):
     """(S, d), where the bundle has an adapted decoder for Blend"""
 
 
+class DirectionTensors(NamedTuple):
+    """The directions of one site, in float32 on the CPU."""
+
+    vectors: Tensor
+    """(C, d)"""
+    mean: Tensor
+    """(d) of benign tokens"""
+
+
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle: its header in memory, its tensors on disk."""
@@ -82,8 +92,12 @@ class Bundle:
         return self.header.sites
 
     @property
+    def directions(self) -> Mapping[Site, DirectionSite]:
+        return self.header.directions
+
+    @property
     def categories(self) -> tuple[str, ...]:
-        """Names of all categories at any site, in the order of the header."""
+        """Names of all categories of latents at any site, in the order of the header."""
         return tuple(dict.fromkeys(name for site in self.sites.values() for name in site.categories))
 
     def read_latents(self, site: Site, latents: Sequence[int] | None = None) -> LatentTensors:
@@ -131,6 +145,26 @@ class Bundle:
             if name.rpartition(".")[0] == str(site):
                 self.check(name)
         return self.read_latents(site)
+
+    def read_directions(self, site: Site) -> DirectionTensors:
+        """The directions of a site, after checking their bytes against the header's hashes.
+
+        Raises:
+            BundleError: the bundle has none there, a value is not finite, the file changed.
+        """
+        if site not in self.directions:
+            raise BundleError(
+                str(self.path),
+                expected=f"directions at {', '.join(map(str, self.directions)) or 'some site'}",
+                found=f"{site}, where there are none",
+                remedy="Choose a site at which the bundle holds directions, or another bundle.",
+            )
+        parts: dict[str, Tensor] = {}
+        for part in self.directions[site].tensor_shapes():
+            self.check(f"{site}.{part}")
+            with Reading(self.container) as file:
+                parts[part] = self._finite(site, part, file.whole(f"{site}.{part}").float())
+        return DirectionTensors(parts["direction"], parts["direction_mean"])
 
     def check(self, name: str) -> None:
         """Refuses if a tensor's bytes are not those that were written."""
@@ -199,7 +233,8 @@ def write_bundle(path: str | os.PathLike[str], header: BundleHeader, tensors: Ma
     Args:
         path: ends with .safetensors; an existing file is replaced.
         tensors: named `<site>.encoder` (N, d), `.encoder_bias` (N), `.decoder` (N, d), `.decoder_bias` (d),
-            with jumprelu `.threshold` (N), if wanted `.decoder_adapted` (N, d); float32, float16, bfloat16.
+            with jumprelu `.threshold` (N), if wanted `.decoder_adapted` (N, d); for C directions
+            `<site>.direction` (C, d) and `.direction_mean` (d); float32, float16, bfloat16.
 
     Raises:
         BundleError: the header is unsound, or a tensor is missing, unknown, misshapen or not finite.
@@ -287,14 +322,16 @@ def _match_table(
 ) -> None:
     """Header, its list of tensors and the file's own table must tell the same story."""
     allowed: dict[str, tuple[int, ...]] = {}
-    for site, entry in header.sites.items():
+    saes = [(site, entry, f"{entry.activation} at {site}") for site, entry in header.sites.items()]
+    directions = [(site, entry, f"directions at {site}") for site, entry in header.directions.items()]
+    for site, entry, purpose in (*saes, *directions):
         required = {f"{site}.{part}": shape for part, shape in entry.tensor_shapes().items()}
         for name in required:
             if name not in container.tensors:
                 there = [other for other in container.tensors if other.rpartition(".")[0] == str(site)]
                 raise BundleError(
                     f"{file}: {name}",
-                    expected=f"the tensor {name}, as {entry.activation} at {site} needs",
+                    expected=f"the tensor {name}, as {purpose} needs",
                     found=f"only {', '.join(there) or 'no tensor of that site'}",
                     remedy=DAMAGED,
                 )
@@ -304,7 +341,8 @@ def _match_table(
         if name not in allowed or name not in tensors:
             raise BundleError(
                 f"{file}: {shown(name)}",
-                expected=f"listed tensors of the sites {', '.join(map(str, header.sites))}",
+                expected="listed tensors of the sites "
+                + ", ".join(dict.fromkeys(map(str, (*header.sites, *header.directions)))),
                 found="a tensor that belongs to none"
                 if name not in allowed
                 else "a tensor the header does not list",

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SteeringError
 from ..sites import Site
 from ..standardise import STANDARDISERS
+from .categories import Rate, rate_of, rates_json, require_category_name
+from .directions import DIRECTION_BLOCKS, DirectionSite, direction_site, direction_site_json
 from .fields import LICENSE, SHA256, Field, parse_json
+
+T = TypeVar("T")
 
 FORMAT = "steerdit.bundle"
 VERSION = 1
@@ -27,7 +31,6 @@ FAMILY_BLOCKS: Mapping[str, tuple[str, ...]] = {
 
 ACTIVATIONS = ("relu", "jumprelu", "topk")
 READ_DTYPES = ("F32", "F16", "BF16")
-RESERVED_CATEGORIES = ("all", "default", "none")
 
 UPDATE = "The bundle may be made by a newer SteerDiT: update the pack. Otherwise the file is damaged."
 
@@ -49,15 +52,6 @@ class Made:
     """Program and version."""
     recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Whatever repeats the making: data, seeds, steps. Free-form JSON."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A measured share with its confidence interval, all within 0 and 1."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,8 @@ class BundleHeader:
     license: str
     """SPDX expression."""
     made: Made
-    sites: Mapping[Site, SaeSite]
+    sites: Mapping[Site, SaeSite] = field(default_factory=dict[Site, SaeSite])
+    directions: Mapping[Site, DirectionSite] = field(default_factory=dict[Site, DirectionSite])
 
 
 def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRecord]]:
@@ -162,18 +157,17 @@ def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRe
         fields["version"].refuse(
             f"at most {VERSION}", f"{version}", "Update the SteerDiT pack to read this bundle."
         )
-    fields = root.record("format version name family base license made sites tensors")
-    family = fields["family"].one_of(FAMILY_BLOCKS, UPDATE)
+    fields = root.record("format version name family base license made sites tensors", "directions")
+    with_directions = "directions" in fields
+    family = fields["family"].one_of(DIRECTION_BLOCKS if with_directions else FAMILY_BLOCKS, UPDATE)
     base = fields["base"].record("name", "sha256")
     made = fields["made"].record("by recipe")
     made["recipe"].mapping()
-    sites: dict[Site, SaeSite] = {}
-    for written, entry in fields["sites"].mapping().items():
-        site = _site(written, entry, family)
-        if site in sites:
-            entry.refuse("each site once", f"{site} again")
-        sites[site] = _sae_site(entry)
-    if not sites:
+    sites = _by_site(fields["sites"], family, FAMILY_BLOCKS, _sae_site)
+    directions: dict[Site, DirectionSite] = {}
+    if with_directions:
+        directions = _by_site(fields["directions"], family, DIRECTION_BLOCKS, direction_site)
+    if not sites and not directions:
         fields["sites"].refuse("at least one site")
     header = BundleHeader(
         name=fields["name"].text(longest=200),
@@ -182,6 +176,7 @@ def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRe
         license=fields["license"].matching(LICENSE, "an SPDX licence expression, such as Apache-2.0"),
         made=Made(made["by"].text(), json.loads(json.dumps(made["recipe"].value))),
         sites=sites,
+        directions=directions,
     )
     return header, {name: _tensor(entry) for name, entry in fields["tensors"].mapping().items()}
 
@@ -197,6 +192,7 @@ def header_json(header: BundleHeader, tensors: Mapping[str, TensorRecord]) -> st
         "license": header.license,
         "made": {"by": header.made.by, "recipe": dict(header.made.recipe)},
         "sites": {str(site): _site_json(entry) for site, entry in header.sites.items()},
+        **_directions_json(header.directions),
         "tensors": {
             name: {"dtype": record.dtype, "shape": list(record.shape), "sha256": record.sha256}
             for name, record in tensors.items()
@@ -205,11 +201,30 @@ def header_json(header: BundleHeader, tensors: Mapping[str, TensorRecord]) -> st
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
+def _directions_json(directions: Mapping[Site, DirectionSite]) -> dict[str, object]:
+    """Nothing where there are none, so that older packs read what they can use."""
+    found = {str(site): direction_site_json(entry) for site, entry in directions.items()}
+    return {"directions": found} if found else {}
+
+
 def _sha256(entry: Field) -> str:
     return entry.matching(SHA256, "a sha256 as 64 small hexadecimal digits")
 
 
-def _site(written: str, entry: Field, family: str) -> Site:
+def _by_site(
+    section: Field, family: str, blocks: Mapping[str, tuple[str, ...]], read: Callable[[Field], T]
+) -> dict[Site, T]:
+    """A section of the header by its sites, at those blocks that the family has."""
+    sites: dict[Site, T] = {}
+    for written, entry in section.mapping().items():
+        site = _site(written, entry, family, blocks.get(family, ()))
+        if site in sites:
+            entry.refuse("each site once", f"{site} again")
+        sites[site] = read(entry)
+    return sites
+
+
+def _site(written: str, entry: Field, family: str, blocks: tuple[str, ...]) -> Site:
     if len(written) > 40:
         entry.refuse("the name of a site", f"{len(written)} characters")
     try:
@@ -218,9 +233,9 @@ def _site(written: str, entry: Field, family: str) -> Site:
         entry.refuse(reason.expected, reason.found, UPDATE)
     if str(site) != written:
         entry.refuse(f"the site written as {site}", repr(written))
-    if site.block not in FAMILY_BLOCKS[family]:
+    if site.block not in blocks:
         entry.refuse(
-            f"a site in {', '.join(FAMILY_BLOCKS[family])}, which family {family} has", repr(written), UPDATE
+            f"a site in {', '.join(blocks) or 'none'}, which family {family} has", repr(written), UPDATE
         )
     return site
 
@@ -259,12 +274,7 @@ def _sae(entry: Field) -> SaeSite:
 
 
 def _category(name: str, entry: Field, count: int) -> Category:
-    entry.at("name", name).text(longest=100)
-    if "," in name or name.startswith("-") or name.lower() in RESERVED_CATEGORIES:
-        entry.refuse(
-            f"a category name without comma or leading '-', and not {' or '.join(RESERVED_CATEGORIES)}",
-            repr(name),
-        )
+    require_category_name(name, entry)
     fields = entry.record("latents weights gate")
     latents = tuple(latent.integer(0, count - 1) for latent in fields["latents"].items())
     if not latents or len(set(latents)) != len(latents):
@@ -279,19 +289,10 @@ def _category(name: str, entry: Field, count: int) -> Category:
         Gate(
             token=gate["token"].number(0.0),
             image=gate["image"].number(0.0),
-            false_positive=gate["false_positive"].optional(_rate) if "false_positive" in gate else None,
-            recall=gate["recall"].optional(_rate) if "recall" in gate else None,
+            false_positive=gate["false_positive"].optional(rate_of) if "false_positive" in gate else None,
+            recall=gate["recall"].optional(rate_of) if "recall" in gate else None,
         ),
     )
-
-
-def _rate(entry: Field) -> Rate:
-    fields = entry.record("value ci")
-    value = fields["value"].number(0.0, 1.0)
-    interval = [bound.number(0.0, 1.0) for bound in fields["ci"].items()]
-    if len(interval) != 2 or not interval[0] <= value <= interval[1]:
-        fields["ci"].refuse(f"a lower and an upper bound around {value:g}")
-    return Rate(value, interval[0], interval[1])
 
 
 def _tensor(entry: Field) -> TensorRecord:
@@ -315,17 +316,12 @@ def _site_json(site: SaeSite) -> dict[str, object]:
 
 def _category_json(category: Category) -> dict[str, object]:
     gate = category.gate
-    rates = {"false_positive": gate.false_positive, "recall": gate.recall}
     return {
         "latents": list(category.latents),
         "weights": list(category.weights),
         "gate": {
             "token": gate.token,
             "image": gate.image,
-            **{
-                name: {"value": rate.value, "ci": [rate.low, rate.high]}
-                for name, rate in rates.items()
-                if rate is not None
-            },
+            **rates_json(false_positive=gate.false_positive, recall=gate.recall),
         },
     }
