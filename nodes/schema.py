@@ -1,4 +1,4 @@
-"""Schemas that newer and older hosts understand, and the pack's own socket type."""
+"""Schemas that newer and older hosts understand, and the pack's own socket types."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 BUNDLE = io.Custom("STEERDIT_BUNDLE")
+DIRECTION = io.Custom("STEERDIT_DIRECTION")
+"""A DirectionSet, wherever it lives."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
