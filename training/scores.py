@@ -8,7 +8,7 @@ kept are sums, C·B·N numbers for C concepts, B buckets and N latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,9 +54,9 @@ class Activity:
         """(C, B) tokens."""
 
     def add(self, z: Tensor, concept: Tensor, bucket: Tensor) -> None:
-        """Takes in latents z (n, N) of tokens with these concepts (n; below 0 is left out) and buckets (n)."""
+        """Takes in latents z (n, N) of tokens with these concepts and buckets (n); below 0 is left out."""
         groups = self.counts.numel()
-        key = torch.where(concept < 0, groups, concept * self.counts.shape[1] + bucket)
+        key = torch.where((concept < 0) | (bucket < 0), groups, concept * self.counts.shape[1] + bucket)
         member = torch.nn.functional.one_hot(key.long(), groups + 1)[:, :groups].to(z)  # (n, C·B)
         self.sums += (member.T @ z).to(self.sums).view_as(self.sums)
         self.fired += (member.T @ (z > 0).to(z)).to(self.fired).view_as(self.fired)
@@ -95,18 +95,22 @@ class Activity:
 
 
 def measure_activity(
-    stream: Iterable[Coded], concepts: Sequence[str], of_sample: Tensor, bucket_edges: Tensor, latents: int
+    stream: Iterable[Coded],
+    concepts: Sequence[str],
+    of_sample: Tensor,
+    buckets: int,
+    bucket: Callable[[Tensor], Tensor],
+    latents: int,
 ) -> Activity:
     """The activity of a whole stream.
 
     Args:
         of_sample: (M) each sample's number among ``concepts``; below 0 is left out.
-        bucket_edges: (B − 1) inner edges in sigma, rising; a sigma on an edge is in the bucket above it.
+        bucket: noise levels (n) → their buckets (n) of so many ``buckets``; below 0 is left out.
     """
-    activity = Activity(concepts, len(bucket_edges) + 1, latents)
+    activity = Activity(concepts, buckets, latents)
     for z, sample, sigma in stream:
-        bucket = torch.bucketize(sigma, bucket_edges.to(sigma), right=True)
-        activity.add(z, of_sample[sample], bucket)
+        activity.add(z, of_sample[sample], bucket(sigma))
     return activity
 
 
