@@ -1,0 +1,1 @@
+"""Training of sparse autoencoders on recordings: TopK, BatchTopK and JumpReLU."""
