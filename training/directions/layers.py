@@ -1,0 +1,100 @@
+"""Which layer of a source to take directions from: it must tell unsafe from safe, and a map must carry what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from .align import AnchorStates, fit_map
+from .pairs import PromptPairs
+from .sources import Layer
+
+
+class LayerScore(NamedTuple):
+    """What is known of one layer."""
+
+    layer: Layer
+    auroc: float
+    """Of a linear probe on pairs it was not fitted on, the mean over categories."""
+    r2: float
+    """Of a ridge map on held-out anchors."""
+    contrast: float | None
+    """Cosine of carried to native benign directions."""
+
+    @property
+    def score(self) -> float:
+        """AUROC times the contrast, or times R² where no anchors share categories.
+
+        The AUROC of a good encoder is near 1 at every layer, so the second factor decides; and R² favours layers that
+        repeat the words (ours).
+        """
+        return self.auroc * max(0.0, self.r2 if self.contrast is None else self.contrast)
+
+
+def auroc(unsafe: Tensor, safe: Tensor) -> float:
+    """The chance that an unsafe score (n) is above a safe one (m), ties counting half (Mann and Whitney 1947)."""
+    scores = torch.cat([unsafe, safe]).double()
+    _, place, counts = scores.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    ranks = (last - (counts.double() - 1) / 2)[place]
+    n, m = len(unsafe), len(safe)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def probe_auroc(unsafe: Tensor, safe: Tensor, *, shrink: float = 0.1, seed: int = 0) -> float:
+    """AUROC of a linear discriminant between token means (n, d) of both sides, each half of the pairs judged by the
+    other's.
+
+    The within-class covariance is shrunk towards a multiple of the identity by ``shrink``.
+    """
+    u, s = unsafe.double(), safe.double()
+    order = torch.randperm(len(u), generator=torch.Generator().manual_seed(seed))
+    found: list[float] = []
+    for fit, judge in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        du, ds = u[fit] - u[fit].mean(0), s[fit] - s[fit].mean(0)
+        covariance = (du.T @ du + ds.T @ ds) / (2 * len(fit))
+        level = covariance.diagonal().mean()
+        covariance = (1 - shrink) * covariance + shrink * level * torch.eye(
+            len(covariance), dtype=torch.float64
+        )
+        w = torch.linalg.solve(covariance, u[fit].mean(0) - s[fit].mean(0))
+        found.append(auroc(u[judge] @ w, s[judge] @ w))
+    return sum(found) / len(found)
+
+
+def score_layers(
+    sources: Sequence[AnchorStates], target: AnchorStates, unsafe: Tensor, safe: Tensor, pairs: PromptPairs
+) -> list[LayerScore]:
+    """Scores the layers whose anchors and pairs were read: ``unsafe`` and ``safe`` are (layers, n, d) token means."""
+    rows: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs.pairs):
+        rows.setdefault(pair.category, []).append(i)
+    scores: list[LayerScore] = []
+    for states, u, s in zip(sources, unsafe, safe):
+        probes = [probe_auroc(u[r], s[r]) for r in rows.values()]
+        quality = fit_map(states, target, "ridge", null=False).quality
+        scores.append(
+            LayerScore(states.encoder.layer, sum(probes) / len(probes), quality.r2, quality.contrast)
+        )
+    return scores
+
+
+def best_layer(scores: Sequence[LayerScore]) -> LayerScore:
+    """The one with the highest score, the earlier of equals.
+
+    Raises:
+        SteeringError: none has a score above 0.
+    """
+    best = max(scores, key=lambda s: s.score)
+    if not best.score > 0:
+        raise SteeringError(
+            "layers",
+            expected="one that tells unsafe from safe and can be mapped",
+            found="none whose held-out R² or contrast is above 0",
+            remedy="Use more and broader anchors, or another source.",
+        )
+    return best
