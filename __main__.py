@@ -24,6 +24,8 @@ COMMANDS: dict[str, Command] = {
     "download": Command(
         ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
     ),
+    "merge": Command(".commands.merge", "make one recording of the parts of several machines"),
+    "record": Command(".commands.record", "record a model's activations for a list of prompts"),
     "verify": Command(".delivery.commands.verify", "check every byte of bundles and shipped files"),
 }
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
+import comfy.samplers
 import torch
 from torch import Tensor
+
+from ..steering.errors import SteeringError
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,57 @@ class Sampling:
     size: tuple[int, int] = (16, 16)
     """Height and width of the latent."""
     channels: int = 16
+    guidance: float | None = None
+    """FLUX's distilled guidance; None leaves it to the host."""
+
+
+def samplers() -> list[str]:
+    """The samplers that this host has."""
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def schedulers() -> list[str]:
+    """The schedulers that this host has."""
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def sampling_for(model: Any, height: int, width: int, **settings: Any) -> Sampling:
+    """How to sample pictures of so many pixels from a model.
+
+    Raises:
+        SteeringError: the model makes no such pictures, or the host lacks the sampler or the scheduler.
+    """
+    latents = model.get_model_object("latent_format")
+    ratio = getattr(latents, "spacial_downscale_ratio", 8)
+    for name, size in (("height", height), ("width", width)):
+        if size % ratio:
+            raise SteeringError(
+                name,
+                expected=f"pixels in multiples of {ratio}",
+                found=f"{size}",
+                remedy=f"Choose {size // ratio * ratio or ratio}.",
+            )
+    sampling = Sampling(size=(height // ratio, width // ratio), channels=latents.latent_channels, **settings)
+    for name, known in (
+        ("sampler", samplers()),
+        ("scheduler", schedulers()),
+    ):
+        if getattr(sampling, name) not in known:
+            raise SteeringError(
+                name,
+                expected=f"one of {', '.join(known)}",
+                found=repr(getattr(sampling, name)),
+                remedy="Choose one that this host has.",
+            )
+    return sampling
+
+
+def noise_levels(model: Any, sampling: Sampling) -> tuple[float, ...]:
+    """The sampler's schedule: each noise level once, falling, without the last 0."""
+    sampler = comfy.samplers.KSampler(
+        model, sampling.steps, model.load_device, sampling.sampler, sampling.scheduler
+    )
+    return tuple(sorted({float(sigma) for sigma in sampler.sigmas[:-1]} - {0.0}, reverse=True))
 
 
 def encode_prompts(clip: Any, prompts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
@@ -70,10 +124,12 @@ def sample_prompts(
         if announce is not None:
             announce[:] = numbers
         positive = torch.cat([encoded[i][0] for i in numbers]), torch.cat([encoded[i][1] for i in numbers])
+        guidance = {} if sampling.guidance is None else {"guidance": sampling.guidance}
         start = noise([seeds[i] for i in numbers], sampling)
         latents = comfy.sample.sample(
             model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler,
-            [[positive[0], {"pooled_output": positive[1]}]], [[negative[0], {"pooled_output": negative[1]}]],
+            [[positive[0], {"pooled_output": positive[1], **guidance}]],
+            [[negative[0], {"pooled_output": negative[1], **guidance}]],
             torch.zeros_like(start), disable_pbar=True, seed=seeds[numbers[0]],
         )  # fmt: skip
         yield numbers, latents

@@ -6,7 +6,20 @@ from typing import Any
 
 from .bundle import DownloadBundleNode, LoadBundleNode
 from .imported import ImportSaeNode
+from .prompts import LoadPromptsNode, PromptListNode
+from .record import LoadRecordingNode, RecordNode
 from .report import ReportNode
 from .steer import BlendNode, RepelNode
 
-NODES: list[type[Any]] = [LoadBundleNode, DownloadBundleNode, ImportSaeNode, RepelNode, BlendNode, ReportNode]
+NODES: list[type[Any]] = [
+    LoadBundleNode,
+    DownloadBundleNode,
+    ImportSaeNode,
+    RepelNode,
+    BlendNode,
+    ReportNode,
+    LoadPromptsNode,
+    PromptListNode,
+    RecordNode,
+    LoadRecordingNode,
+]

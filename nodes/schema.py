@@ -10,6 +10,10 @@ from comfy_api.latest import io
 BUNDLE = io.Custom("STEERDIT_BUNDLE")
 DIRECTION = io.Custom("STEERDIT_DIRECTION")
 """A DirectionSet, wherever it lives."""
+PROMPTS = io.Custom("STEERDIT_PROMPTS")
+"""A tuple of PromptRow."""
+RECORDING = io.Custom("STEERDIT_RECORDING")
+"""A Recording on the disk."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

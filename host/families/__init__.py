@@ -55,6 +55,16 @@ class Family(Protocol):
 
     name: str
 
+    def sites(self, dit: Any) -> tuple[Site, ...]:
+        """All sites of a run without references, in the order of a forward pass."""
+        ...
+
+    def positions(self, dit: Any) -> tuple[Site, ...]:
+        """SafeDIG's functional positions (arXiv 2605.30049): where text enters, where text and image are bound, and
+        where the image is rendered. Ours where the paper does not say.
+        """
+        ...
+
     def width(self, dit: Any, site: Site) -> int:
         """The size d of a site's tokens; SteeringError where this model has no such site."""
         ...

@@ -18,6 +18,27 @@ class Flux:
 
     name = "flux"
 
+    def sites(self, dit: Any) -> tuple[Site, ...]:
+        blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
+        return (
+            Site("text"),
+            *(
+                Site(block, index, stream)
+                for block, depth in blocks.items()
+                for index in range(depth)
+                for stream in ("text", "image")
+            ),
+        )
+
+    def positions(self, dit: Any) -> tuple[Site, ...]:
+        bound, rendered = len(dit.double_blocks) - 1, len(dit.single_blocks) - 1
+        return (
+            Site("text"),
+            Site("double", bound, "text"),
+            Site("double", bound, "image"),
+            Site("single", rendered, "image"),
+        )
+
     def width(self, dit: Any, site: Site) -> int:
         if dit.params.global_modulation:
             raise SteeringError(

@@ -20,6 +20,21 @@ class SD3:
 
     name = "sd3"
 
+    def sites(self, dit: Any) -> tuple[Site, ...]:
+        last = len(dit.joint_blocks) - 1
+        streams = (Site("joint", index, stream) for index in range(last + 1) for stream in ("text", "image"))
+        return Site("text"), *(site for site in streams if site != Site("joint", last, "text"))
+
+    def positions(self, dit: Any) -> tuple[Site, ...]:
+        last = len(dit.joint_blocks) - 1
+        bound = last // 2
+        return (
+            Site("text"),
+            Site("joint", bound, "text"),
+            Site("joint", bound, "image"),
+            Site("joint", max(last - 1, bound + 1), "image"),
+        )
+
     def width(self, dit: Any, site: Site) -> int:
         if site.block == "text":
             return getattr(dit.context_embedder, "in_features", dit.hidden_size)

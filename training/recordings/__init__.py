@@ -8,7 +8,8 @@ from __future__ import annotations
 from .manifest import Manifest, ModelFingerprint, Sample, Settings, ShardEntry
 from .merging import merge
 from .prompts import PromptRow, parse_prompts, read_prompts, samples_of
-from .reader import Pairs, Recording, Rows, open_recording
+from .reader import Recording, open_recording
+from .rows import Pairs, Rows
 from .writer import RecordingWriter
 
 __all__ = [

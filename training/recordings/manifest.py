@@ -114,6 +114,21 @@ class Manifest:
         size = self.settings.samples_per_shard
         return [(first, min(first + size, len(self.samples))) for first in range(0, len(self.samples), size)]
 
+    def summary(self) -> str:
+        """What was recorded, for people."""
+        labels = {label: sum(s.label == label for s in self.samples) for label in LABELS}
+        categories = sorted({s.category for s in self.samples if s.category})
+        rows = {site: sum(entry.rows[site] for entry in self.shards) for site in self.sites}
+        return "\n".join(
+            [
+                f"{len(self.samples)} pictures: "
+                + ", ".join(f"{n} {label}" for label, n in labels.items() if n),
+                "categories: " + (", ".join(categories) or "none"),
+                f"noise levels: {self.sigmas[0]:.4g} to {self.sigmas[-1]:.4g} in {len(self.sigmas)} steps",
+                *(f"{site}: {rows[site]} tokens of width {width}" for site, width in self.sites.items()),
+            ]
+        )
+
     def without_shards(self) -> Manifest:
         return dataclasses.replace(self, shards=())
 

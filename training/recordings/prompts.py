@@ -95,11 +95,13 @@ def samples_of(rows: Iterable[PromptRow], seeds: Sequence[int], order: int = 0) 
             remedy="Give a list of prompts and at least one seed.",
         )
 
-    def place(sample: Sample) -> tuple[bytes, int]:
-        said = f"{order}\0{sample.seed}\0{'pair' if sample.pair else 'text'}\0{sample.pair or sample.text}"
-        return sha256(said.encode()).digest(), LABELS.index(sample.label)
+    return tuple(sorted(samples, key=lambda sample: (identity(sample, order), LABELS.index(sample.label))))
 
-    return tuple(sorted(samples, key=place))
+
+def identity(sample: Sample, salt: int) -> bytes:
+    """A hash of what a sample is; both sides of a pair with the same seed have the same."""
+    said = ("text", sample.text) if sample.pair is None else ("pair", sample.pair)
+    return sha256("\0".join((str(salt), str(sample.seed), *said)).encode()).digest()
 
 
 def partners(samples: Sequence[Sample]) -> list[int | None]:

@@ -22,38 +22,11 @@ from ...steering.sites import Site
 from . import manifest as manifests
 from .manifest import DAMAGED, LABELS, Manifest, ModelFingerprint, ShardEntry
 from .prompts import partners
+from .rows import Pairs, Rows, joined, matched, taken
 from .writer import PLAN, file_digest
 
 BUFFER = 256 * 2**20
 """Bytes of tokens that a stream holds to mix them."""
-
-
-class Rows(NamedTuple):
-    """Tokens and where they come from."""
-
-    tokens: Tensor
-    """(n, d) float32"""
-    sample: Tensor
-    """(n,) int64, numbers in the manifest's samples"""
-    sigma: Tensor
-    """(n,) float32"""
-    position: Tensor
-    """(n,) int64, the token's place in its stream"""
-
-
-class Pairs(NamedTuple):
-    """Tokens of unsafe prompts beside those of their safe rewrites: same seed, noise level and place."""
-
-    unsafe: Tensor
-    """(n, d) float32"""
-    safe: Tensor
-    """(n, d) float32"""
-    sample_unsafe: Tensor
-    """(n,) int64"""
-    sigma: Tensor
-    """(n,) float32"""
-    position: Tensor
-    """(n,) int64"""
 
 
 class _Index(NamedTuple):
@@ -138,7 +111,7 @@ class Recording:
         Raises:
             SteeringError: the site, a label or a category was not recorded, or a shard is damaged.
         """
-        wanted = self._wanted(site, labels, categories, buckets)
+        wanted = self._wanted(site, self.samples(labels, categories), buckets)
         chosen = [wanted(self._index(entry, site)) for entry in self.manifest.shards]
         total = sum(map(len, chosen))
         if limit is not None and limit < total:
@@ -146,7 +119,7 @@ class Recording:
             kept[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit]] = True
             parts = kept.split([len(rows) for rows in chosen])
             chosen = [rows[part] for rows, part in zip(chosen, parts)]
-        return _joined(
+        return joined(
             [self._rows(entry, site, rows) for entry, rows in zip(self.manifest.shards, chosen)],
             self._width(site),
         )
@@ -179,11 +152,11 @@ class Recording:
         Raises:
             SteeringError: there are fewer rows than one global batch, or as `read`.
         """
-        wanted = self._wanted(site, labels, categories, buckets)
+        wanted = self._wanted(site, self.samples(labels, categories), buckets)
         whole = batch * world
         draw = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(self.manifest.shards), generator=draw).tolist()
-        left, given = _joined([], self._width(site)), 0
+        left, given = joined([], self._width(site)), 0
         for window in self._windows(order, site, buffer):
             shards = [self.manifest.shards[number] for number in window]
             chosen = [wanted(self._index(entry, site)) for entry in shards]
@@ -191,12 +164,12 @@ class Recording:
             mixed = torch.randperm(total, generator=draw)
             count = total // whole
             parts = [self._rows(entry, site, rows) for entry, rows in zip(shards, chosen)]
-            pool = _joined([left, *parts], self._width(site))
+            pool = joined([left, *parts], self._width(site))
             for first in range(rank * batch, count * whole, whole):
                 given += 1
                 if given > skip:
-                    yield _taken(pool, mixed[first : first + batch])
-            left = _taken(pool, mixed[count * whole :])
+                    yield taken(pool, mixed[first : first + batch])
+            left = taken(pool, mixed[count * whole :])
         if not given:
             raise SteeringError(
                 f"{self.folder}: {site}",
@@ -223,46 +196,42 @@ class Recording:
             SteeringError: no unsafe prompt has a safe rewrite, or as `read`.
         """
         partner = torch.tensor([-1 if other is None else other for other in partners(self.manifest.samples)])
-        of_category = self.samples(["unsafe"], categories)
-        if not (of_category & (partner >= 0)).any():
+        unsafe = self.samples(["unsafe"], categories)
+        paired = unsafe & (partner >= 0)
+        if not paired.any():
             raise SteeringError(
                 f"{self.folder}: {manifests.FILE}: samples",
                 expected="unsafe prompts with a safe rewrite of the same pair id",
-                found=f"{int(of_category.sum())} unsafe prompts, none of which has one",
+                found=f"{int(unsafe.sum())} unsafe prompts, none of which has one",
                 remedy="Give both the same `pair` in the list of prompts and record again.",
             )
-        wanted = {
-            "unsafe": of_category & (partner >= 0),
-            "safe": torch.zeros_like(of_category).index_fill(0, partner[of_category & (partner >= 0)], True),
-        }
-        keys: dict[str, list[Tensor]] = {"unsafe": [], "safe": []}
-        places: dict[str, list[Tensor]] = {"unsafe": [], "safe": []}
-        bucket = None if buckets is None else torch.tensor(sorted(buckets))
-        for number, entry in enumerate(self.manifest.shards):
-            index = self._index(entry, site)
-            for label, mask in wanted.items():
-                rows = mask[index.sample]
-                if bucket is not None:
-                    rows &= torch.isin(self.bucket(index.sigma), bucket)
-                at = rows.nonzero()[:, 0]
-                unsafe = index.sample[at] if label == "unsafe" else partner[index.sample[at]]
-                keys[label].append(
-                    torch.stack([unsafe, self._step(index.sigma[at]), index.position[at]], dim=1)
-                )
-                places[label].append(torch.stack([torch.full_like(at, number), at], dim=1))
-        a, b = _matched(torch.cat(keys["unsafe"]), torch.cat(keys["safe"]))
+        rewrites = torch.zeros_like(paired).index_fill(0, partner[paired], True)
+        keys, places = self._keys(site, paired, torch.arange(len(partner)), buckets)
+        others, other_places = self._keys(site, rewrites, partner, buckets)
+        a, b = matched(keys, others)
         if limit is not None and limit < len(a):
             kept = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))[:limit].sort().values
             a, b = a[kept], b[kept]
-        unsafe, safe = (
-            self._gathered(site, torch.cat(places[label])[at]) for label, at in (("unsafe", a), ("safe", b))
-        )
-        return Pairs(unsafe.tokens, safe.tokens, unsafe.sample, unsafe.sigma, unsafe.position)
+        left, right = self._gathered(site, places[a]), self._gathered(site, other_places[b])
+        return Pairs(left.tokens, right.tokens, left.sample, left.sigma, left.position)
 
-    def _step(self, sigma: Tensor) -> Tensor:
-        """The number of each noise level in the sampler's schedule."""
-        levels = torch.tensor(self.manifest.sigmas)
-        return (sigma[:, None] - levels).abs().argmin(1) if len(sigma) else sigma.long()
+    def _keys(
+        self, site: Site, samples: Tensor, named: Tensor, buckets: Collection[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """What tells the rows of these samples (N,) bool apart: the number that ``named`` gives the sample, noise level
+        and position, (n, 3); and their places, each the number of a shard and of a row in it, (n, 2).
+        """
+        wanted = self._wanted(site, samples, buckets)
+        levels = torch.tensor(self.manifest.sigmas).flip(0)  # rising
+        keys: list[Tensor] = []
+        places: list[Tensor] = []
+        for number, entry in enumerate(self.manifest.shards):
+            index = self._index(entry, site)
+            at = wanted(index)
+            level = torch.bucketize(index.sigma[at], levels)
+            keys.append(torch.stack([named[index.sample[at]], level, index.position[at]], dim=1))
+            places.append(torch.stack([torch.full_like(at, number), at], dim=1))
+        return torch.cat(keys), torch.cat(places)
 
     def _gathered(self, site: Site, places: Tensor) -> Rows:
         """Rows at places (n, 2), each the number of a shard and of a row in it, in that order."""
@@ -271,8 +240,8 @@ class Recording:
         for number in places[order, 0].unique_consecutive().tolist():
             rows = places[order][places[order, 0] == number, 1]
             found, back = rows.unique(return_inverse=True)
-            parts.append(_taken(self._rows(self.manifest.shards[number], site, found), back))
-        return _taken(_joined(parts, self._width(site)), order.argsort())
+            parts.append(taken(self._rows(self.manifest.shards[number], site, found), back))
+        return taken(joined(parts, self._width(site)), order.argsort())
 
     def _windows(self, order: Sequence[int], site: Site, buffer: int) -> Iterator[list[int]]:
         """The shards in that order, as many together as a buffer holds."""
@@ -288,15 +257,10 @@ class Recording:
         yield window
 
     def _wanted(
-        self,
-        site: Site,
-        labels: Collection[str] | None,
-        categories: Collection[str] | None,
-        buckets: Collection[int] | None,
+        self, site: Site, samples: Tensor, buckets: Collection[int] | None
     ) -> Callable[[_Index], Tensor]:
-        """A function from the labels of a shard's rows to the numbers of those that are wanted."""
+        """A function from the labels of a shard's rows to the numbers of those of these samples (N,) bool."""
         self._width(site)
-        samples = self.samples(labels, categories)
         bucket = None if buckets is None else torch.tensor(sorted(buckets), dtype=torch.int64)
 
         def rows(index: _Index) -> Tensor:
@@ -388,23 +352,3 @@ def open_recording(folder: str | os.PathLike[str], *, model: ModelFingerprint | 
             remedy="Choose a recording of this very model with its patches, or record it.",
         )
     return Recording(manifest, Path(folder))
-
-
-def _joined(parts: Sequence[Rows], width: int) -> Rows:
-    if not parts:
-        none = torch.empty(0, dtype=torch.int64)
-        return Rows(torch.empty(0, width), none, torch.empty(0), none)
-    return Rows(*(torch.cat(column) for column in zip(*parts)))
-
-
-def _taken(rows: Rows, which: Tensor) -> Rows:
-    return Rows(*(column[which] for column in rows))
-
-
-def _matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of the equal rows of two matrices of keys, each key once in each, in the order of the first."""
-    _, which = torch.cat([a, b]).unique(dim=0, return_inverse=True)
-    place = torch.full((int(which.max()) + 1 if len(which) else 0,), -1)
-    place[which[len(a) :]] = torch.arange(len(b))
-    other = place[which[: len(a)]]
-    return (other >= 0).nonzero()[:, 0], other[other >= 0]
