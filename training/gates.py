@@ -1,11 +1,11 @@
-"""Gates of risk categories from benign and unsafe recordings: thresholds, what they should cost, what they should catch.
+"""Gates of risk categories from benign and unsafe recordings: thresholds, and what they should cost and catch.
 
     s_c = Σ_{f ∈ H_c} w_f z_f at a token;   the image gate sees the highest of a sample, the token gate each (gates.py)
 
 The image threshold is the middle of the gap where unsafe samples lie above benign ones, otherwise the benign quantile
 with a margin, for a few hundred benign samples do not show the rarest. The token threshold is the quantile of benign
-tokens. Either may be where counterfactual tokens cross the boundary to safe instead. The rates are of samples that had no
-part in setting the threshold that judges them (cross-fitting by prompt), with Wilson's intervals. All ours.
+tokens. Either may be where counterfactual tokens cross the boundary to safe instead. The rates are of samples that had
+no part in setting the threshold that judges them (cross-fitting by prompt), with Wilson's intervals. All ours.
 """
 
 from __future__ import annotations
