@@ -1,4 +1,4 @@
-"""Decoder adaptation reaches the minimum that linear algebra gives, touches no encoder, resumes where it was stopped."""
+"""Decoder adaptation reaches the minimum of linear algebra, touches no encoder, resumes where it was stopped."""
 
 from __future__ import annotations
 
