@@ -8,6 +8,7 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 
 from ..steering.competition import TopK, rule_at
+from ..steering.directions import DirectionSet
 from ..steering.errors import SteeringError
 from ..steering.formats.bundle import Bundle
 from ..steering.gates import Gate, GateKind
@@ -91,13 +92,13 @@ def attach_bundle(
     Raises:
         SteeringError: the bundle is not for this model, or has no thresholds where `topk` wants some.
     """
-    family = family_of(diffusion_model(model))
-    if bundle.family != family.name:
+    _require_family(model, bundle)
+    if not bundle.sites:
         raise SteeringError(
             str(bundle.path),
-            expected=f"a bundle for the family {family.name}, as the MODEL is",
-            found=f"a bundle for the family {bundle.family}",
-            remedy="Choose a bundle made for this model, or the model that the bundle was made for.",
+            expected="a bundle with sparse autoencoders",
+            found="one with directions alone, so that nothing would be steered",
+            remedy="Use Steer Direction or Steer Conditioning with it.",
         )
     sites = tuple(bundle.sites) if sites is None else sites
     if sites and not any(bundle.sites[site].categories for site in sites):
@@ -121,6 +122,50 @@ def attach_bundle(
         entries.append(Entry(site, modifier, schedule or Schedule()))
         patchers.append(patcher)
     return attach(model, entries, patchers)
+
+
+def attach_directions(
+    model: Any,
+    bundle: Bundle,
+    modify: Callable[[DirectionSet], Modifier],
+    *,
+    sites: Sequence[Site] | None = None,
+    schedule: Schedule | None = None,
+) -> Any:
+    """A clone of a ModelPatcher that samples with a bundle's directions.
+
+    Args:
+        modify: makes the modifier of a site from its directions, for example
+            `lambda directions: ProjectOut(directions, strength=1.0)`.
+        sites: of the bundle's directions; None means all.
+
+    Raises:
+        SteeringError: the bundle is not for this model, or has no directions at a site.
+    """
+    _require_family(model, bundle)
+    if not bundle.directions:
+        raise SteeringError(
+            str(bundle.path),
+            expected="a bundle with directions",
+            found="one with sparse autoencoders alone, so that nothing would be steered",
+            remedy="Use Repel or Blend with it.",
+        )
+    sites = tuple(bundle.directions) if sites is None else sites
+    entries = [
+        Entry(site, modify(DirectionSet.of_bundle(bundle, site)), schedule or Schedule()) for site in sites
+    ]
+    return attach(model, entries)
+
+
+def _require_family(model: Any, bundle: Bundle) -> None:
+    family = family_of(diffusion_model(model))
+    if bundle.family != family.name:
+        raise SteeringError(
+            str(bundle.path),
+            expected=f"a bundle for the family {family.name}, as the MODEL is",
+            found=f"a bundle for the family {bundle.family}",
+            remedy="Choose a bundle made for this model, or the model that the bundle was made for.",
+        )
 
 
 def diffusion_model(model: Any) -> Any:

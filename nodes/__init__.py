@@ -10,6 +10,7 @@ from .prompts import LoadPromptsNode, PromptListNode
 from .record import LoadRecordingNode, RecordNode
 from .report import ReportNode
 from .steer import BlendNode, RepelNode
+from .steer_direction import SteerConditioningNode, SteerDirectionNode
 
 NODES: list[type[Any]] = [
     LoadBundleNode,
@@ -22,4 +23,6 @@ NODES: list[type[Any]] = [
     PromptListNode,
     RecordNode,
     LoadRecordingNode,
+    SteerConditioningNode,
+    SteerDirectionNode,
 ]

@@ -12,6 +12,7 @@ near the unsafe give back the very tensor that came in; padding (a token of zero
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -161,3 +162,7 @@ class Clamp(Directional):
             beyond = (away @ unsafe - threshold * away.norm(dim=-1)).relu() * (x != 0).any(-1)  # (R, L)
             x = kernels.steer_selected(x, beyond[..., None], unsafe[None], -self.strength, self.keep_norm)
         return x
+
+
+OPERATORS: Mapping[str, type[Directional]] = {"project_out": ProjectOut, "add": AddDirection, "clamp": Clamp}
+"""By the names that nodes and commands use."""

@@ -14,7 +14,7 @@ A token that is zero throughout is padding: it has no score, and nothing acts on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
@@ -37,6 +37,20 @@ class Weighting(str, Enum):
     """The weights of the set."""
     UNIFORM = "uniform"
     """All alike: when added, 1/C of C categories each; when projected out, 1."""
+
+
+def chosen_names(expression: str, sites: Iterable[DirectionSite]) -> tuple[str, ...]:
+    """The directions that the expression names: `global`, or categories (see selection.py) at any of the sites.
+
+    `all` are all categories, without the global direction, which stands for all of them; unless it is alone.
+
+    Raises:
+        SteeringError: a term names none of the categories.
+    """
+    names = tuple(dict.fromkeys(name for site in sites for name in site.names))
+    if expression.strip().lower() == GLOBAL and GLOBAL in names:
+        return (GLOBAL,)
+    return select_categories(expression, tuple(name for name in names if name != GLOBAL) or names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +97,6 @@ class DirectionSet:
         """(C), the global direction among them."""
         return self.about.names
 
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Names without that of the global direction, which stands for all of them; unless it is alone."""
-        return tuple(name for name in self.names if name != GLOBAL) or self.names
-
     @cached_property
     def unsafe(self) -> Tensor:
         """(C, d) float32: u_c, unit vectors towards the unsafe."""
@@ -106,13 +115,8 @@ class DirectionSet:
         return torch.tensor([torch.inf if threshold is None else threshold for threshold in found])
 
     def chosen(self, expression: str) -> DirectionSet:
-        """The directions of those categories that the expression names (see selection.py), or `global`.
-
-        Raises:
-            SteeringError: a term names none of the categories.
-        """
-        wanted = expression.strip().lower() == GLOBAL and GLOBAL in self.names
-        return self.only((GLOBAL,) if wanted else select_categories(expression, self.categories))
+        """The directions that the expression names; see `chosen_names`."""
+        return self.only(chosen_names(expression, [self.about]))
 
     def only(self, names: Sequence[str]) -> DirectionSet:
         """The directions of these names, in the set's own order."""

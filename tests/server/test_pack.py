@@ -24,6 +24,8 @@ NODES = {
     "SteerDiT_PromptList": "Prompt List",
     "SteerDiT_Record": "Record Activations",
     "SteerDiT_LoadRecording": "Load Recording",
+    "SteerDiT_SteerConditioning": "Steer Conditioning",
+    "SteerDiT_SteerDirection": "Steer Direction",
 }
 # The host prints whole tenths of a second: 0.2 stands for less than 0.25.
 IMPORT_TIME = re.compile(r"^\s*(?P<seconds>\d+\.\d) seconds(?P<failed>.*?): .*[/\\]steerdit$")
