@@ -6,7 +6,7 @@ each picture. Rows of a batch do not see each other, so a picture depends on its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,11 +114,18 @@ def sample_prompts(
     sampling: Sampling = Sampling(),
     batch: int = 16,
     announce: list[int] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Generates a latent for each prompt and seed → (numbers of the prompts, latents (b, C, H, W)), batch by batch.
 
-    ``announce`` is filled with the numbers of a batch before it is sampled, for who records by picture.
+    ``announce`` is filled with the numbers of a batch before it is sampled, for who records by picture. ``watch`` hears
+    at each step its number and the clean latents (b, C, H, W) that the model predicts there.
     """
+
+    def heard(step: int, clean: Tensor, noisy: Tensor, steps: int) -> None:
+        if watch is not None:
+            watch(step, clean)
+
     for numbers in batches(encoded, batch):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if announce is not None:
@@ -130,6 +137,6 @@ def sample_prompts(
             model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler,
             [[positive[0], {"pooled_output": positive[1], **guidance}]],
             [[negative[0], {"pooled_output": negative[1], **guidance}]],
-            torch.zeros_like(start), disable_pbar=True, seed=seeds[numbers[0]],
+            torch.zeros_like(start), callback=heard, disable_pbar=True, seed=seeds[numbers[0]],
         )  # fmt: skip
         yield numbers, latents

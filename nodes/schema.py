@@ -14,6 +14,8 @@ PROMPTS = io.Custom("STEERDIT_PROMPTS")
 """A tuple of PromptRow."""
 RECORDING = io.Custom("STEERDIT_RECORDING")
 """A Recording on the disk."""
+SITES = io.Custom("STEERDIT_SITES")
+"""A tuple of Site, best first."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

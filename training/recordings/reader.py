@@ -124,6 +124,23 @@ class Recording:
             self._width(site),
         )
 
+    def shards(
+        self,
+        site: Site,
+        *,
+        labels: Collection[str] | None = None,
+        categories: Collection[str] | None = None,
+        buckets: Collection[int] | None = None,
+    ) -> Iterator[Rows]:
+        """All rows once, a shard at a time, in the order of `read`.
+
+        Raises:
+            SteeringError: as `read`.
+        """
+        wanted = self._wanted(site, self.samples(labels, categories), buckets)
+        for entry in self.manifest.shards:
+            yield self._rows(entry, site, wanted(self._index(entry, site)))
+
     def stream(
         self,
         site: Site,
