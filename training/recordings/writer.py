@@ -29,6 +29,8 @@ from .manifest import DAMAGED, DTYPES, Manifest, ShardEntry, difference, read_sh
 
 PLAN = "plan.json"
 PARTS = "part-*-of-*.json"
+LEFT_OVER = ".*.partial"
+"""What a process that was killed may leave behind."""
 KINDS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int32: "I32"}
 LABELLING = 12
 """Bytes beside the token of each row: sample, sigma, position."""
@@ -190,7 +192,8 @@ class RecordingWriter:
         try:
             self.finished |= known_shards(self.folder, self.manifest)
             path = self.folder / manifests.FILE
-            if path.exists():  # another process was the last
+            if path.exists():  # another process was the last, or this one was killed right after
+                tidy(self.folder)
                 return Manifest.parse(path.read_bytes(), str(path))
             return finish(self.folder, self.manifest, self.finished)
         except OSError as reason:
@@ -214,9 +217,14 @@ def finish(folder: Path, manifest: Manifest, shards: Mapping[int, ShardEntry]) -
         return None
     whole = dataclasses.replace(manifest, shards=tuple(shards[number] for number in range(count)))
     write_text(folder / manifests.FILE, whole.text())
-    for path in (folder / PLAN, *folder.glob(PARTS)):
-        path.unlink(missing_ok=True)
+    tidy(folder)
     return whole
+
+
+def tidy(folder: Path) -> None:
+    """Removes from the folder of a whole recording what led to it."""
+    for path in (folder / PLAN, *folder.glob(PARTS), *folder.glob(LEFT_OVER)):
+        path.unlink(missing_ok=True)
 
 
 def known_shards(folder: Path, manifest: Manifest) -> dict[int, ShardEntry]:
