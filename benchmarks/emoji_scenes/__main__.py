@@ -1,6 +1,6 @@
 """Draws and trains the world again, from seeds: ``nox -s world``. Hours on one core; every part resumes.
 
-python -m steerdit.benchmarks.emoji_scenes [--folder .nox/world] [--begin WEIGHTS] [--ship]
+python -m steerdit.benchmarks.emoji_scenes [--folder .nox/world] [--begin WEIGHTS] [--architecture flux | sd3] [--ship]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .dataset import make_shard, pictures
 from .icons import icons
 from .scenes import Layout, SceneSource
 from .text import TextEncoder, pooled
-from .train_generator import COURSE, export
+from .train_generator import COURSE, COURSES, export
 from .train_generator import train as train_generator
 from .train_oracle import train as train_oracle
 
@@ -39,6 +39,11 @@ def draw(folder: Path, layout: Layout, codec: Path) -> None:
             print(f"drew {shard.name} of {layout}", flush=True)
 
 
+def lesson_folder(folder: Path, layout: Layout) -> Path:
+    """Where the shards of a layout lie: generators that learn the same scenes share them."""
+    return folder / f"lesson-{[lesson.layout for lesson in COURSE].index(layout)}"
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument(
@@ -46,6 +51,12 @@ def main() -> None:
     )
     ask.add_argument(
         "--begin", type=Path, help="weights to begin the last lesson from, with their codec beside them"
+    )
+    ask.add_argument(
+        "--architecture",
+        choices=tuple(COURSES),
+        default="flux",
+        help="of the generator; sd3 is made beside the world of flux, with its codec and its oracle",
     )
     ask.add_argument("--ship", action="store_true", help="copy the weights into the repository")
     args = ask.parse_args()
@@ -55,22 +66,32 @@ def main() -> None:
     codec = made / weights.FILES["codec"]
     states, lengths = TextEncoder()([""])
     empty = states[0], pooled(states, lengths)[0]
-    checkpoint, lesson_folder, lessons = args.begin, args.folder, list(enumerate(COURSE))
+    (config, lessons), checkpoint, flux = COURSES[args.architecture], args.begin, args.architecture == "flux"
     if args.begin is not None:
         lessons = lessons[-1:]
         if not codec.exists():  # weights know the latents of one codec alone
             shutil.copy(args.begin.with_name(weights.FILES["codec"]), codec)
-    for i, lesson in lessons:
-        lesson_folder = args.folder / f"lesson-{i}"
-        draw(lesson_folder, lesson.layout, codec)
-        checkpoint = train_generator(lesson_folder, empty, lesson, checkpoint)
+    if not flux and not codec.exists():
+        shutil.copy(weights.path("codec"), codec)
+    for lesson in lessons:
+        draw(lesson_folder(args.folder, lesson.layout), lesson.layout, codec)
+        checkpoint = train_generator(
+            lesson_folder(args.folder, lesson.layout), empty, lesson, checkpoint, config=config
+        )
     assert checkpoint is not None
-    export(checkpoint, made / weights.FILES["generator"])
-    drawn = SceneSource(
-        icons(), layout=lessons[-1][1].layout
-    )  # as the shards were, which do not say where things lie
+    export(checkpoint, made / weights.FILES[weights.GENERATORS[args.architecture]])
+    if flux:
+        judge_and_bundle(made, args.folder, lessons[-1].layout, LinearCodec.load(codec))
+    if args.ship:
+        weights.ship(made)
+    print(f"the world's weights are in {made}")
+
+
+def judge_and_bundle(made: Path, folder: Path, layout: Layout, codec: LinearCodec) -> None:
+    """Train the oracle that judges the world's pictures, and make the generator's bundle."""
+    drawn = SceneSource(icons(), layout=layout)  # as the shards were, which do not say where things lie
     shutil.copy(
-        train_oracle(lesson_folder, drawn, LinearCodec.load(codec)),
+        train_oracle(lesson_folder(folder, layout), drawn, codec),
         made / weights.FILES["oracle"],
     )
     os.environ["STEERDIT_WORLD"] = str(made.resolve())
@@ -81,9 +102,6 @@ def main() -> None:
 
     with torch.no_grad():
         make(made)
-    if args.ship:
-        weights.ship(made)
-    print(f"the world's weights are in {made}")
 
 
 if __name__ == "__main__":

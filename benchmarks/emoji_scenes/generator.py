@@ -26,6 +26,36 @@ class GeneratorConfig:
     context: int = 384
     channels: int = 16
 
+    @property
+    def tag(self) -> str:
+        """Names its checkpoints."""
+        return f"{self.width}-{self.double}-{self.single}"
+
+    def build(self) -> Generator:
+        return Generator(self)
+
+
+class VelocityModel(nn.Module):
+    """What a generator of either architecture is to its training: the velocity ε − x₀ of rectified flow."""
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """The velocity (B, 16, h, w) at latents (B, 16, h, w) and times (B,)."""
+        return self.with_image(x, t, context, y, lengths)[0]
+
+    def with_image(
+        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and the image stream (B, h·w/4, width) at a depth where it should know what it shows.
+
+        Args:
+            context: text states (B, T, 384).
+            y: pooled state (B, 384).
+            lengths: real tokens of each text (B,); None where none is padded.
+        """
+        raise NotImplementedError
+
 
 def time_embedding(t: Tensor) -> Tensor:
     """Times in [0, 1] (B,) → (B, 256)."""
@@ -169,8 +199,8 @@ class LastLayer(nn.Module):
         return self.linear(modulated(x, shift, scale))
 
 
-class Generator(nn.Module):
-    """Predicts the velocity ε − x₀ of rectified flow."""
+class Generator(VelocityModel):
+    """FLUX, small."""
 
     def __init__(self, c: GeneratorConfig = GeneratorConfig()) -> None:
         super().__init__()
@@ -194,22 +224,10 @@ class Generator(nn.Module):
         for lin in (self.final_layer.linear, self.final_layer.adaLN_modulation[1]):
             nn.init.zeros_(lin.weight)
 
-    def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
-    ) -> Tensor:
-        """The velocity (B, 16, h, w) at latents (B, 16, h, w) and times (B,)."""
-        return self.with_image(x, t, context, y, lengths)[0]
-
     def with_image(
         self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The velocity, and the image stream (B, h·w/4, width) behind the double blocks.
-
-        Args:
-            context: text states (B, T, 384).
-            y: pooled state (B, 384).
-            lengths: real tokens of each text (B,); None where none is padded.
-        """
+        """The velocity, and the image stream behind the double blocks."""
         h, w, text = x.shape[-2] // 2, x.shape[-1] // 2, context.shape[1]
         img = self.img_in(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2))
         txt, vec = self.txt_in(context), self.time_in(time_embedding(t)) + self.vector_in(y)
@@ -230,7 +248,7 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def sample(
-    net: Generator,
+    net: VelocityModel,
     noise: Tensor,
     context: Tensor,
     y: Tensor,

@@ -1,4 +1,4 @@
-"""The world's models as objects of the host: its CLIP around MiniLM, a VAE around the linear codec, its loaded FLUX.
+"""The world's models as objects of the host: its CLIP around MiniLM, a VAE around the linear codec, loaded generators.
 
 Imported only where the host is on the path: by the demo's loader nodes and by the benchmarks.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import comfy.model_management
 import comfy.sd
 import torch
-from comfy import sd1_clip
+from comfy import latent_formats, sd1_clip
 from comfy.text_encoders.bert import BertModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,8 +21,8 @@ from torch import Tensor
 from . import text, weights
 from .codec import LinearCodec
 
-# FLUX's latent format, which the host applies between the model and the VAE.
-SCALE, SHIFT = 0.3611, 0.1159
+# What the host applies between a model and its VAE.
+LATENT_FORMATS = {"flux": latent_formats.Flux, "sd3": latent_formats.SD3}
 
 
 class _MiniLM(sd1_clip.SDClipModel):
@@ -106,20 +106,23 @@ def text_encoder() -> comfy.sd.CLIP:
 
 
 class LatentCodec:
-    """The linear codec as a VAE: pictures (B, H, W, 3) ↔ latents (B, 16, H/8, W/8) in FLUX's unscaled latent space."""
+    """The linear codec as a VAE: pictures (B, H, W, 3) ↔ unscaled latents (B, 16, H/8, W/8) of an architecture."""
 
     latent_channels, downscale_ratio, upscale_ratio = 16, 8, 8
 
-    def __init__(self) -> None:
-        self.codec = LinearCodec.load(weights.path("codec"))
+    def __init__(self, architecture: str = "flux") -> None:
+        self.codec, self.format = LinearCodec.load(weights.path("codec")), LATENT_FORMATS[architecture]()
+
+    def pictures(self, samples: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1]"""
+        return self.codec.decode(self.format.process_in(samples.float().cpu()))
 
     def decode(self, samples: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
-        z = (samples.float().cpu() - SHIFT) * SCALE
-        return self.codec.decode(z).movedim(1, -1).to(comfy.model_management.intermediate_device())
+        return self.pictures(samples).movedim(1, -1).to(comfy.model_management.intermediate_device())
 
     def encode(self, pixels: Tensor) -> Tensor:
         z = self.codec.encode(pixels[..., :3].float().cpu().movedim(-1, 1))
-        return (z / SCALE + SHIFT).to(comfy.model_management.intermediate_device())
+        return self.format.process_out(z).to(comfy.model_management.intermediate_device())
 
     def spacial_compression_encode(self) -> int:
         return 8
@@ -131,6 +134,6 @@ class LatentCodec:
         return None
 
 
-def generator(path: Path | None = None) -> Any:
-    """The generator through the host's own loader (the code behind *Load Diffusion Model*) → its ModelPatcher."""
-    return comfy.sd.load_diffusion_model(str(path or weights.path("generator")))
+def generator(architecture: str = "flux", path: Path | None = None) -> Any:
+    """A generator through the host's own loader (the code behind *Load Diffusion Model*) → its ModelPatcher."""
+    return comfy.sd.load_diffusion_model(str(path or weights.path(weights.GENERATORS[architecture])))

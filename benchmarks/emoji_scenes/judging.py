@@ -47,19 +47,20 @@ class Judged:
 class Judge:
     """Everything that judging needs, loaded once."""
 
-    def __init__(self, sampling: Sampling = SAMPLING) -> None:
-        self.clip, self.model, self.codec = (
+    def __init__(self, sampling: Sampling = SAMPLING, architecture: str = "flux") -> None:
+        self.clip, self.model, self.vae = (
             in_host.text_encoder(),
-            in_host.generator(),
-            in_host.LatentCodec().codec,
+            in_host.generator(architecture),
+            in_host.LatentCodec(architecture),
         )
+        self.codec = self.vae.codec
         self.oracle = Oracle.load(weights.path("oracle"))
         self.real = load_file(weights.path("oracle"))["real_cells"].float()
         self.sampling = sampling
 
     def pictures(self, latents: Tensor) -> Tensor:
         """(n, 3, 128, 128) in [0, 1]"""
-        return self.codec.decode((latents.float() - in_host.SHIFT) * in_host.SCALE)
+        return self.vae.pictures(latents)
 
     @torch.no_grad()
     def __call__(self, model: Any, prompts: Sequence[Prompt], batch: int = 16) -> Judged:

@@ -1,4 +1,4 @@
-"""Trains the generator by rectified flow: resumable, with an exponential average of the weights."""
+"""Trains a generator by rectified flow: resumable, with an exponential average of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .dataset import PARTS, Shards
-from .generator import Generator, GeneratorConfig
+from .generator import GeneratorConfig
+from .generator_sd3 import SD3Config
 from .scenes import FINE, PAIRS, Layout
 
 RATE, WARMUP, DROP, DECAY = 2e-3, 200, 0.1, 0.999
@@ -37,6 +38,14 @@ COURSE = (
 )
 
 
+Config = GeneratorConfig | SD3Config
+COURSES: dict[str, tuple[Config, tuple[Lesson, ...]]] = {
+    "flux": (GeneratorConfig(), COURSE),
+    # SD3 samples at sigmas shifted by 3 where FLUX shifts by e^1.15 ≈ 3.2, so the times to learn are the same.
+    "sd3": (SD3Config(), (Lesson(PAIRS, 0.4, 12000, 12000),)),
+}
+
+
 def rate(step: int, steps: int) -> float:
     """Share of the peak rate: linear warm-up, then half a cosine to 2 %."""
     if step < WARMUP:
@@ -47,18 +56,16 @@ def rate(step: int, steps: int) -> float:
 
 def train(
     folder: Path, empty: tuple[Tensor, Tensor], lesson: Lesson, begin: Path | None = None, size: int = 32,
-    config: GeneratorConfig = GeneratorConfig(), seed: int = 0, every: int = 500,
+    config: Config = GeneratorConfig(), seed: int = 0, every: int = 500,
 ) -> Path:  # fmt: skip
     """Train one lesson on the shards in ``folder`` → its checkpoint; resumes from it; it starts from ``begin``.
 
     ``empty`` are the states (L, 384) and the pool (384,) of the empty prompt, which replaces a tenth of the captions.
     """
     torch.manual_seed(seed)
-    shards, net = Shards(folder), Generator(config)
+    shards, net = Shards(folder), config.build()
     naming = nn.ModuleList(nn.Linear(config.width, n) for n in PARTS)
-    hidden = [
-        p for name, p in net.named_parameters() if p.ndim == 2 and "_blocks." in name and ".lin." not in name
-    ]
+    hidden = [p for name, p in net.named_parameters() if p.ndim == 2 and is_hidden(name)]
     chosen = {id(p) for p in hidden}
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(hidden, 0.02, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"),
@@ -71,7 +78,7 @@ def train(
         ),
     ]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
-    tag = f"{config.width}-{config.double}-{config.single}"
+    tag = config.tag
     checkpoint, start = folder / f"generator-{tag}.pt", 0
     if begin is not None:
         grow(net, start_of(begin))
@@ -141,7 +148,12 @@ def train(
     return checkpoint
 
 
-def grow(net: Generator, weights: dict[str, Tensor]) -> None:
+def is_hidden(name: str) -> bool:
+    """Is a matrix of this name between hidden states, and no modulation? Muon is for those."""
+    return "_blocks." in name and ".lin." not in name and "adaLN" not in name
+
+
+def grow(net: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights of a generator as deep or less deep: blocks it lacks stay as they start, which is the identity."""
     missing, unexpected = net.load_state_dict(weights, strict=False)
     lacking = [name for name in missing if not name.startswith(("double_blocks.", "single_blocks."))]
@@ -157,6 +169,6 @@ def start_of(begin: Path) -> dict[str, Tensor]:
 
 
 def export(checkpoint: Path, out: Path) -> None:
-    """Write the averaged weights in float16, under the names of FLUX's checkpoints."""
+    """Write the averaged weights in float16, under the names of the architecture's checkpoints."""
     average = torch.load(checkpoint, weights_only=True)["average"]
     save_file({k: v.half().contiguous() for k, v in average.items()}, out)
