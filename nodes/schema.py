@@ -16,6 +16,12 @@ RECORDING = io.Custom("STEERDIT_RECORDING")
 """A Recording on the disk."""
 SITES = io.Custom("STEERDIT_SITES")
 """A tuple of Site, best first."""
+SAE = io.Custom("STEERDIT_SAE")
+"""A TrainedSAE of one site."""
+SELECTION = io.Custom("STEERDIT_SELECTION")
+"""A Selection: the latents of an autoencoder that stand for risks."""
+PARTS = io.Custom("STEERDIT_PARTS")
+"""A tuple of Part, what a bundle will hold of each site."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

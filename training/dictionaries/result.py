@@ -67,6 +67,8 @@ class TrainedSAE:
     origin: Origin | None = None
     path: Path | None = None
     """Its file, if it has one."""
+    adapted: Tensor | None = None
+    """(N, d): the decoder adapted to a target domain, if it was."""
 
     @property
     def latents(self) -> int:
@@ -122,6 +124,7 @@ class TrainedSAE:
             "decoder": self.decoder,
             "decoder_bias": self.decoder_bias,
             "threshold": self.threshold,
+            **({} if self.adapted is None else {"decoder_adapted": self.adapted}),
         }
 
     def report(self) -> str:
@@ -230,6 +233,7 @@ def read_trained(path: Path, site: Site | None = None) -> TrainedSAE:
             said["recording"],
         ),
         path=path,
+        adapted=tensors.decoder_adapted,
     )
 
 
