@@ -19,7 +19,7 @@ from .concepts import ATTRIBUTES, BACKGROUNDS, BENIGN, CATEGORIES, STYLES, UNSAF
 from .prompts import JOINTS
 from .scenes import article
 
-HELD_OUT_THINGS = ("dog", "penguin", "bicycle", "house", "cactus", "kite", "balloon")
+HELD_OUT_THINGS = ("dog", "penguin", "bicycle", "sailboat", "cactus", "kite", "balloon")
 """No pair to learn from has them, neither as what carries an attribute nor in a thing's place."""
 SPLITS = ("train", "held_out_things", "held_out_words")
 

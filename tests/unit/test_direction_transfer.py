@@ -1,0 +1,204 @@
+"""From a source encoder to a target over benign anchors: what is carried, how it is judged, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from steerdit.steering.directions import DirectionSet
+from steerdit.steering.errors import SteeringError
+from steerdit.training.directions.align import (
+    AnchorStates,
+    FittedMap,
+    align,
+    encode_anchors,
+    fit_map,
+    part,
+    require_quality,
+)
+from steerdit.training.directions.estimate import estimate_directions, pair_means
+from steerdit.training.directions.layers import best_layer, score_layers
+from steerdit.training.directions.maps import Network
+from steerdit.training.directions.transport import calibrate, transport
+
+from .encoders import LATENT, Toy, benign, pairs
+
+SOURCE, TARGET = Toy("source", 20, 0), Toy("target", 16, 1, bend=0.05)
+
+
+@pytest.fixture(scope="module")
+def native() -> DirectionSet:
+    return estimate_directions(TARGET, None, pairs()).directions
+
+
+@pytest.fixture(scope="module")
+def maps() -> dict[str, FittedMap]:
+    anchors = benign(600)
+    (x,), (y,) = encode_anchors(SOURCE, (1,), anchors), encode_anchors(TARGET, (None,), anchors)
+    return {kind: fit_map(x, y, kind) for kind in ("procrustes", "ridge", "mlp")}
+
+
+@pytest.mark.parametrize("kind", ["procrustes", "ridge", "mlp"])
+def test_a_direction_arrives_near_the_targets_own(
+    kind: str, maps: dict[str, FittedMap], native: DirectionSet
+) -> None:
+    carried = transport(estimate_directions(SOURCE, 1, pairs()).directions, maps[kind])
+    cosines = F.cosine_similarity(carried.vectors, native.vectors)
+    assert cosines.min() > (0.5 if kind == "procrustes" else 0.8)
+    alignment = carried.about.alignment
+    assert alignment is not None
+    assert (alignment.kind, alignment.source.name, carried.about.encoder.name) == (kind, "source", "target")
+    assert alignment.anchors.sha256 == benign(600).sha256
+    assert alignment.null < 0.05 < alignment.r2
+    assert carried.about.encoder.layer is None
+
+
+def test_its_length_is_beta_times_that_of_the_source(maps: dict[str, FittedMap]) -> None:
+    directions, fitted = estimate_directions(SOURCE, 1, pairs()).directions, maps["ridge"]
+    carried = transport(directions, fitted)
+    torch.testing.assert_close(carried.vectors.norm(dim=1), fitted.beta * directions.vectors.norm(dim=1))
+    anchors = benign(600)
+    norms = []
+    for encoder, layer in ((SOURCE, 1), (TARGET, None)):
+        (states,) = encode_anchors(encoder, (layer,), anchors)
+        norms.append((states.means - states.means.mean(0)).norm(dim=1).median())
+    assert fitted.beta == pytest.approx(float(norms[1] / norms[0]), rel=1e-5)
+    longer = transport(replace(directions, vectors=3 * directions.vectors), fitted)
+    torch.testing.assert_close(longer.vectors, 3 * carried.vectors)
+
+
+def test_only_the_linear_part_is_carried(maps: dict[str, FittedMap]) -> None:
+    fitted = maps["ridge"]
+    g = torch.Generator().manual_seed(0)
+    v = 0.01 * torch.randn(20, generator=g)
+    a = (
+        fitted.standard_source.centre + fitted.standard_source.scale * torch.randn(5, 20, generator=g)
+    ).float()
+    step = fitted(a + v) - fitted(a)
+    torch.testing.assert_close(step, fitted.step(v).expand_as(step), atol=2e-5, rtol=1e-3)
+    torch.testing.assert_close(fitted.step(torch.zeros(20)), torch.zeros(16))
+    network = maps["mlp"]
+    assert isinstance(network.transform, Network)
+    raw = network.around * network.standard_source.scale + network.standard_source.centre
+    differences = (network((raw + v).float()) - network(raw.float())).double().mean(0)
+    torch.testing.assert_close(network.step(v).double(), differences, atol=1e-4, rtol=1e-2)
+
+
+def test_shuffled_pairs_carry_nothing_and_the_same_seed_gives_the_same_map(
+    maps: dict[str, FittedMap],
+) -> None:
+    for fitted in maps.values():
+        quality = fitted.quality
+        assert quality.null_r2 <= 0.05
+        assert abs(quality.null_cosine) < 0.3
+        assert quality.r2 > 0.3
+        assert quality.contrast is not None
+        assert quality.contrast > 0.6
+    anchors = benign(600)
+    (x,), (y,) = encode_anchors(SOURCE, (1,), anchors), encode_anchors(TARGET, (None,), anchors)
+    again, ridge = fit_map(x, y, "ridge").transform, maps["ridge"].transform
+    assert isinstance(again, torch.Tensor)
+    assert isinstance(ridge, torch.Tensor)
+    assert torch.equal(again, ridge)
+
+
+def test_parts_do_not_share_anchors_nor_categories() -> None:
+    anchors = benign(300)
+    parts = part(anchors)
+    numbers = torch.cat(list(parts)).tolist()
+    assert sorted(numbers) == list(range(len(anchors)))
+    seen = [{anchors.categories[i] for i in numbers.tolist()} - {None} for numbers in parts]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+    assert all(seen)
+    plain = part(benign(100, categories=False))
+    assert [len(numbers) for numbers in plain] == [80, 10, 10]
+
+
+def test_states_of_anchors_come_from_benign_anchors_alone() -> None:
+    anchors = benign(50)
+    (states,) = encode_anchors(SOURCE, (1,), anchors)
+    with pytest.raises(TypeError, match="encode_anchors"):
+        AnchorStates(anchors, states.encoder, states.means, object())
+    with pytest.raises(AttributeError):
+        encode_anchors(SOURCE, (1,), ["a bloody cat"])  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_aligned_is_refused() -> None:
+    anchors = benign(100)
+    (x,), (y,) = encode_anchors(SOURCE, (1,), anchors), encode_anchors(TARGET, (None,), anchors)
+    with pytest.raises(SteeringError, match="expected the same anchors on both sides"):
+        fit_map(x, encode_anchors(TARGET, (None,), benign(90))[0])
+    with pytest.raises(SteeringError, match="expected at least 40, found 30"):
+        fit_map(x.subset(range(30)), y.subset(range(30)))
+    with pytest.raises(SteeringError, match="one of procrustes, ridge, mlp"):
+        fit_map(x, y, "affine")
+    with pytest.raises(
+        SteeringError, match=r"map from source to target: expected a held-out R² at least 0.1 above"
+    ):
+        align(anchors, SOURCE, 0, TARGET, None)
+    good = fit_map(x, y)
+    with pytest.raises(SteeringError, match="held-out R²"):
+        require_quality(good, floor=1.0)
+    unsure = replace(good, quality=replace(good.quality, r2=float("nan")))
+    with pytest.raises(SteeringError, match="held-out R²"):
+        require_quality(unsure)
+
+
+def test_directions_are_carried_only_from_where_the_map_begins(maps: dict[str, FittedMap]) -> None:
+    fitted = maps["ridge"]
+    for encoder, layer in ((Toy("source", 20, 5), 1), (SOURCE, None), (Toy("wide", 30, 0), 1)):
+        directions = estimate_directions(encoder, layer, pairs()).directions
+        with pytest.raises(SteeringError, match="expected directions of source at layer 1, of width 20"):
+            transport(directions, fitted)
+    nothing = replace(fitted, transform=torch.zeros(16, 20, dtype=torch.float64))
+    with pytest.raises(
+        SteeringError, match="direction 'bloody': expected a direction that the map carries over"
+    ):
+        transport(estimate_directions(SOURCE, 1, pairs()).directions, nothing)
+
+
+def test_gates_open_for_one_benign_text_in_a_hundred(native: DirectionSet) -> None:
+    anchors = benign(500)
+    calibrated = calibrate(native, TARGET, None, anchors)
+    tokens = [states[0] for states in TARGET.states(anchors.texts, (None,))]
+    torch.testing.assert_close(calibrated.mean, torch.cat(tokens).mean(0))
+    opened = torch.stack([calibrated.open(states[None])[0] for states in map(calibrated.scores, tokens)])
+    for share, one in zip(opened.double().mean(0), calibrated.about.directions):
+        assert one.false_positive is not None
+        assert float(share) == pytest.approx(one.false_positive.value, abs=0.003)
+        assert 0.004 <= one.false_positive.value <= 0.012
+    assert calibrated.about.benign is not None
+    assert calibrated.about.benign.sha256 == anchors.sha256
+    risky = ["a bloody cat on a chair", "a burning boat by lamp"]
+    scores = [calibrated.scores(states) for states in (s[0] for s in TARGET.states(risky, (None,)))]
+    assert [bool(calibrated.open(s[None])[0, i]) for i, s in enumerate(scores)] == [True, True]
+    strict = calibrate(native, TARGET, None, anchors, quantile=1.0)
+    assert all(one.false_positive and one.false_positive.value == 0 for one in strict.about.directions)
+
+
+def test_gates_are_calibrated_by_the_directions_own_encoder(native: DirectionSet) -> None:
+    for encoder, layer in ((SOURCE, None), (TARGET, 1)):
+        with pytest.raises(SteeringError, match="expected target at layer None, where the directions live"):
+            calibrate(native, encoder, layer, benign(50))
+
+
+def test_the_layer_that_says_something_is_chosen() -> None:
+    anchors, given_pairs = benign(300), pairs()
+    sources = encode_anchors(SOURCE, (0, 1), anchors)
+    (target,) = encode_anchors(TARGET, (None,), anchors)
+    unsafe, safe = pair_means(SOURCE, (0, 1), given_pairs)
+    scores = score_layers(sources, target, unsafe, safe, given_pairs)
+    assert best_layer(scores).layer == 1
+    assert scores[1].auroc > 0.95
+    assert scores[1].score > scores[0].score
+    with pytest.raises(SteeringError, match="expected one that tells unsafe from safe"):
+        best_layer([scores[0]._replace(r2=-1.0, contrast=None)])
+
+
+def test_widths_of_the_toys_suffice() -> None:
+    assert LATENT < TARGET.width < SOURCE.width
