@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ..steering.errors import BundleError
 
 KEY = "steering"
 EXTENSION = ".safetensors"
+VECTORS = (".gguf", ".safetensors")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
 
 
 def register_steering_folder() -> None:
@@ -60,6 +63,52 @@ def resolve_bundle(name: str) -> Path:
 def bundle_folders() -> list[Path]:
     """All folders in which bundles are looked for; downloads go to the first."""
     return [Path(path) for path in _host_folders().get_folder_paths(KEY)]
+
+
+def list_vectors() -> list[str]:
+    """Files in the folders of bundles that may hold directions of others, by their paths in them, sorted."""
+    if KEY not in _host_folders().folder_names_and_paths:
+        return []
+    found = {
+        path.relative_to(folder).as_posix()
+        for folder in bundle_folders()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VECTORS and path.is_file() and not path.name.startswith(".")
+    }
+    return sorted(found)
+
+
+def resolve_vector(name: str) -> Path:
+    """The file behind a name of `list_vectors`.
+
+    Raises:
+        BundleError: there is none of that name.
+    """
+    if name in list_vectors():
+        return next(path for folder in bundle_folders() if (path := folder / name).is_file())
+    raise BundleError(
+        f"file {name!r}",
+        expected=f"a file ending in {' or '.join(VECTORS)} in {' or '.join(map(str, bundle_folders()))}",
+        found="none of that name",
+        remedy="Put the file there and press R to refresh the list.",
+    )
+
+
+def new_file(name: str, ending: str) -> Path:
+    """Where a file of that name goes in the first folder of bundles, there or not.
+
+    Raises:
+        BundleError: the name could lead elsewhere.
+    """
+    plain = name.strip().removesuffix(ending)
+    if not NAME.fullmatch(plain):
+        raise BundleError(
+            f"name {name!r}",
+            expected="letters, digits, spaces, and . _ - within, at most 100",
+            found=repr(name),
+            remedy=f"Choose a plain name; it becomes a file in {bundle_folders()[0]}.",
+        )
+    return bundle_folders()[0] / f"{plain}{ending}"
 
 
 def file_fingerprint(path: Path | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .bundle import DownloadBundleNode, LoadBundleNode
+from .direction_files import ExportDirectionNode, ImportDirectionNode, SaveBundleNode
 from .imported import ImportSaeNode
 from .prompts import LoadPromptsNode, PromptListNode
 from .record import LoadRecordingNode, RecordNode
@@ -25,4 +26,7 @@ NODES: list[type[Any]] = [
     LoadRecordingNode,
     SteerConditioningNode,
     SteerDirectionNode,
+    SaveBundleNode,
+    ImportDirectionNode,
+    ExportDirectionNode,
 ]

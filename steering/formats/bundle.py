@@ -6,6 +6,7 @@ A bundle is a safetensors file whose metadata holds `steerdit` (the header, see 
 
 from __future__ import annotations
 
+import filecmp
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -225,13 +226,16 @@ def _interpret(container: Container, file: str) -> Bundle:
     return Bundle(header, tensors, container)
 
 
-def write_bundle(path: str | os.PathLike[str], header: BundleHeader, tensors: Mapping[str, Tensor]) -> Bundle:
+def write_bundle(
+    path: str | os.PathLike[str], header: BundleHeader, tensors: Mapping[str, Tensor], *, replace: bool = True
+) -> Bundle:
     """Writes a bundle in one stroke: either the whole, checked file gets its name or nothing does.
 
     The same arguments give the same bytes. What is written is opened again before it gets its name.
 
     Args:
-        path: ends with .safetensors; an existing file is replaced.
+        path: ends with .safetensors.
+        replace: an existing file of another content; otherwise it is refused.
         tensors: named `<site>.encoder` (N, d), `.encoder_bias` (N), `.decoder` (N, d), `.decoder_bias` (d),
             with jumprelu `.threshold` (N), if wanted `.decoder_adapted` (N, d); for C directions
             `<site>.direction` (C, d) and `.direction_mean` (d); float32, float16, bfloat16.
@@ -282,6 +286,13 @@ def write_bundle(path: str | os.PathLike[str], header: BundleHeader, tensors: Ma
                 expected="a header that reads back as it was given",
                 found="values that JSON cannot hold, such as tuples or keys that are not text",
                 remedy=PLAIN_VALUES,
+            )
+        if not replace and target.exists() and not filecmp.cmp(partial, target, shallow=False):
+            raise BundleError(
+                str(target),
+                expected="a new name, or the file that is to be written",
+                found="a file of another content",
+                remedy="Choose another name, or allow it to be replaced.",
             )
         os.replace(partial, target)
     except OSError as reason:

@@ -26,6 +26,9 @@ NODES = {
     "SteerDiT_LoadRecording": "Load Recording",
     "SteerDiT_SteerConditioning": "Steer Conditioning",
     "SteerDiT_SteerDirection": "Steer Direction",
+    "SteerDiT_SaveBundle": "Save Bundle",
+    "SteerDiT_ImportDirection": "Import Direction",
+    "SteerDiT_ExportDirection": "Export Direction",
 }
 # The host prints whole tenths of a second: 0.2 stands for less than 0.25.
 IMPORT_TIME = re.compile(r"^\s*(?P<seconds>\d+\.\d) seconds(?P<failed>.*?): .*[/\\]steerdit$")

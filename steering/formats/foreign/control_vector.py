@@ -1,12 +1,15 @@
 """GGUF control vectors (repeng, llama.cpp): one direction per layer of a language model.
 
 general.architecture is `controlvector`; tensors `direction.{layer}`, layers from 1 on, as 0 would be the embedding.
-A control vector is added, not encoded and decoded, so it is no dictionary and becomes no bundle's autoencoder.
+A control vector is added, not encoded and decoded, so it is no dictionary and becomes no bundle's autoencoder: it
+becomes directions (steering/direction_files.py).
 """
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,7 +33,7 @@ class ControlVector:
     model: str
     """As the file hints; empty if it does not."""
     layers: Mapping[int, Tensor]
-    """By layer, 1 the first: (d) in float32."""
+    """By layer, as the file numbers them: (d) in float32. GGUF counts from 1; 0 is a direction of no said layer."""
 
     @property
     def width(self) -> int:
@@ -71,16 +74,52 @@ def read_control_vector(path: Path) -> ControlVector:
     return ControlVector(_text(reader, f"{ARCHITECTURE}.model_hint"), dict(sorted(layers.items())))
 
 
-def _open(path: Path) -> Any:
+def write_control_vector(path: Path, vector: ControlVector) -> None:
+    """Writes a GGUF control vector in one stroke; an existing file is replaced.
+
+    Raises:
+        BundleError: the package `gguf` is missing, a layer is not from 1 on, or what was written does not read back.
+    """
+    gguf = _package(path)
+    if not vector.layers or min(vector.layers) < 1:
+        _refuse(
+            path,
+            "layers from 1 on",
+            ", ".join(map(str, vector.layers)) or "none",
+            "Number the layers from 1.",
+        )
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        gguf = import_module("gguf")
-    except ModuleNotFoundError as reason:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = gguf.GGUFWriter(partial, ARCHITECTURE)
+        try:
+            writer.add_string(f"{ARCHITECTURE}.model_hint", vector.model)
+            writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vector.layers))
+            for layer, values in sorted(vector.layers.items()):
+                writer.add_tensor(f"direction.{layer}", values.detach().float().cpu().contiguous().numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+        read_control_vector(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as reason:
+        found = reason.strerror or str(reason)
         raise BundleError(
             str(path),
-            expected="the package gguf, which reads GGUF files",
-            found="none in this Python",
-            remedy="Install it with `python -m pip install gguf` (the extra `gguf` of this pack).",
+            expected="to write the file",
+            found=found,
+            remedy="Check the folder and the free space.",
         ) from reason
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> Any:
+    gguf = _package(path)
     try:
         return gguf.GGUFReader(path)
     except Exception as reason:  # a damaged file makes the reader fail in many ways
@@ -89,6 +128,18 @@ def _open(path: Path) -> Any:
             expected="a whole GGUF file",
             found=f"{type(reason).__name__}: {str(reason)[:200]}",
             remedy=DAMAGED,
+        ) from reason
+
+
+def _package(path: Path) -> Any:
+    try:
+        return import_module("gguf")
+    except ModuleNotFoundError as reason:
+        raise BundleError(
+            str(path),
+            expected="the package gguf, which reads and writes GGUF files",
+            found="none in this Python",
+            remedy="Install it with `python -m pip install gguf` (the extra `gguf` of this pack).",
         ) from reason
 
 
