@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ..steering.errors import SteeringError
 from ..steering.firing import FiringRecord
+from ..steering.formats.directions import Encoder
 from ..steering.modifiers import Modifier, Step
 from ..steering.sites import Site
 from .families.sd3 import CLIP_TOKENS
+from .fingerprint import text_fingerprint
 
 TEXT = Site("text")
 Conditioning = Sequence[Any]
@@ -33,6 +35,8 @@ class Slot:
     """Tokens before this one are another encoder's."""
     pooled: bool | None = None
     """Whether there is a pooled state beside them; None: either."""
+    part: str | None = None
+    """Of the host's CLIP, where it holds other encoders too."""
     pooled_width: int | None = None
     """Of the released models, whose tokens have RELEASED_WIDTH."""
 
@@ -41,13 +45,13 @@ RELEASED_WIDTH = 4096
 """T5-XXL's, which several families share, so that only what stands beside it tells them apart."""
 
 SLOTS: Mapping[str, Slot] = {
-    "flux": Slot("T5", pooled=True, pooled_width=768),
-    "sd3": Slot("T5, after 77 tokens of CLIP", CLIP_TOKENS, pooled=True, pooled_width=2048),
+    "flux": Slot("T5", pooled=True, part="t5xxl", pooled_width=768),
+    "sd3": Slot("T5, after 77 tokens of CLIP", CLIP_TOKENS, pooled=True, part="t5xxl", pooled_width=2048),
     "flux2": Slot("Mistral or Qwen3", pooled=False),
     "qwen_image": Slot("Qwen2.5-VL", pooled=False),
     "z_image": Slot("Qwen3", pooled=False),
     "lumina2": Slot("Gemma"),
-    "hunyuan_video": Slot("Llama or Qwen2.5-VL"),
+    "hunyuan_video": Slot("Llama or Qwen2.5-VL", part="llama"),
     "wan": Slot("umT5", pooled=False),
     "ltx": Slot("T5", pooled=False),
 }
@@ -93,6 +97,24 @@ def steer_conditioning(
         changed = changed or result is not tokens
         steered.append([tokens, extra] if result is tokens else [result, dict(extra)])
     return steered if changed else conditioning
+
+
+def encoder_fingerprint(clip: Any, family: str) -> str:
+    """The fingerprint of the text encoder whose states are a family's text."""
+    return text_fingerprint(clip, _slot(family).part)
+
+
+def require_encoder(clip: Any, family: str, encoder: Encoder) -> None:
+    """A SteeringError unless a CLIP holds the encoder that directions live among, as far as that is known."""
+    found = encoder_fingerprint(clip, family)
+    if encoder.fingerprint not in (None, found):
+        raise SteeringError(
+            "CLIP",
+            expected=f"{encoder.name} with the fingerprint {encoder.fingerprint}, as the bundle names",
+            found=f"a text encoder with the fingerprint {found}",
+            remedy="Load the text encoder that the bundle was made for. If this is the same in another precision, "
+            "leave clip unconnected.",
+        )
 
 
 def text_states(clip: Any, family: str, prompts: Sequence[str]) -> Iterator[Tensor]:

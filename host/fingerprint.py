@@ -1,4 +1,4 @@
-"""Which model this is, told by its weights: for recordings, which are worth nothing at another model."""
+"""Which model this is, told by its weights: for recordings and directions, which are worth nothing at another model."""
 
 from __future__ import annotations
 
@@ -25,19 +25,42 @@ def fingerprint(model: Any) -> tuple[str, str]:
     """
     dit = diffusion_model(model)
     name = family_of(dit).name
-    digest = hashlib.sha256(name.encode())
-    backup: dict[str, Any] = getattr(model, "backup", {})
-    for key, weight in sorted(dit.state_dict().items()):
-        saved = backup.get(
-            f"diffusion_model.{key}"
-        )  # a loaded patch is in the weights; what was there is here
+    return name, _digest(model, dit, "diffusion_model.", "", name)
+
+
+def text_fingerprint(clip: Any, part: str | None = None) -> str:
+    """A SHA-256 over names, shapes, dtypes and some values of a text encoder's weights and patches.
+
+    Another precision of the same weights has another.
+
+    Args:
+        part: one of a CLIP's encoders, such as t5xxl; None, or one that it lacks, means all that it has.
+    """
+    whole = clip.cond_stage_model
+    encoder = getattr(whole, part, None) if part else None
+    if encoder is None:
+        return _digest(clip.patcher, whole, "", "", "text")
+    return _digest(clip.patcher, encoder, f"{part}.", f"{part}.", "text")
+
+
+def _digest(patcher: Any, module: Any, prefix: str, only: str, start: str) -> str:
+    """Of a module of a ModelPatcher's model, which knows the module's weights by names with this prefix.
+
+    Args:
+        only: patches to names with this prefix count.
+    """
+    digest = hashlib.sha256(start.encode())
+    backup: dict[str, Any] = getattr(patcher, "backup", {})
+    for key, weight in sorted(module.state_dict().items()):
+        saved = backup.get(f"{prefix}{key}")  # a loaded patch is in the weights; what was there is here
         original = weight if saved is None else getattr(saved, "weight", saved)
         digest.update(f"\0{key}".encode() + _some(original))
-    for key, patches in sorted(getattr(model, "patches", {}).items(), key=lambda item: str(item[0])):
-        digest.update(f"\0patch {key}".encode())
-        for patch in patches:
-            _feed(digest, patch)
-    return name, digest.hexdigest()
+    for key, patches in sorted(getattr(patcher, "patches", {}).items(), key=lambda item: str(item[0])):
+        if str(key).startswith(only):
+            digest.update(f"\0patch {key}".encode())
+            for patch in patches:
+                _feed(digest, patch)
+    return digest.hexdigest()
 
 
 def _some(weight: Any) -> bytes:

@@ -27,7 +27,7 @@ class LoadBundleNode(io.ComfyNode):
             display_name="Load Steering Bundle",
             category="SteerDiT",
             description="Loads a steering bundle from models/steering: what a model's activations mean, and from which "
-            "value on they count as unsafe. Connect it to Repel or Blend.",
+            "value on they count as unsafe. Connect it to Repel or Blend, or to Steer Conditioning or Steer Direction.",
             search_aliases=["steering", "safety", "SAE", "sparse autoencoder", "bundle"],
             inputs=[
                 io.Combo.Input(
@@ -37,7 +37,13 @@ class LoadBundleNode(io.ComfyNode):
                     "new files.",
                 ),
             ],
-            outputs=[BUNDLE.Output(display_name="bundle", tooltip="Connect it to Repel or Blend.")],
+            outputs=[
+                BUNDLE.Output(
+                    display_name="bundle",
+                    tooltip="Connect it to Repel or Blend; one with directions to Steer Conditioning or "
+                    "Steer Direction.",
+                )
+            ],
         )
 
     @classmethod

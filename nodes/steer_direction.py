@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.attach import attach_directions
-from ..host.conditioning import TEXT, steer_conditioning
+from ..host.conditioning import TEXT, require_encoder, steer_conditioning
 from ..host.progress import show_text
 from ..steering.direction_modifiers import OPERATORS, Directional
 from ..steering.directions import DirectionSet, Weighting, chosen_names
@@ -161,6 +161,12 @@ class SteerConditioningNode(io.ComfyNode):
                     "output is a copy.",
                 ),
                 *_inputs(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text encoder that made the conditioning, to be sure that it is the one that the "
+                    "bundle names. Leave it unconnected for another precision of the same encoder.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -179,6 +185,8 @@ class SteerConditioningNode(io.ComfyNode):
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         bundle: Bundle = inputs["bundle"]
         directions = DirectionSet.of_bundle(bundle, TEXT).chosen(inputs["categories"])
+        if inputs.get("clip") is not None:
+            require_encoder(inputs["clip"], bundle.family, directions.about.encoder)
         records: list[FiringRecord] = []
         steered = steer_conditioning(
             inputs["conditioning"], bundle.family, _modifier(inputs)(directions), records.append

@@ -138,7 +138,7 @@ def _opened(source: Path, arguments: argparse.Namespace) -> Dictionary:
             expected="an autoencoder",
             found=f"a control vector of {vector.model or 'an unnamed language model'}: "
             f"{len(vector.layers)} directions of width {vector.width}",
-            remedy="A direction is added at a layer of its language model; it encodes nothing and fits no site.",
+            remedy="It is a direction, which encodes nothing: bring it in with the node Import Direction.",
         )
     if source.suffix.lower() in SUFFIXES:
         tensors, extras = load_pickle(source)

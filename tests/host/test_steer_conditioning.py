@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from steerdit.host.conditioning import SLOTS, text_states
+from steerdit.host.conditioning import SLOTS, encoder_fingerprint, text_states
 from steerdit.nodes.steer_direction import SteerConditioningNode
 from steerdit.steering import SteeringError
 from steerdit.steering.directions import Weighting
+from steerdit.steering.formats.directions import Encoder
 
 from ..unit.directions import by_loops
 from .direction_bundles import INPUTS, NEVER, direction_bundle, directions_at, steered_conditioning
@@ -223,6 +225,35 @@ def test_released_models_of_one_width_are_told_apart_by_their_pooled_state(tmp_p
     assert "a pooled state of width 768, found width 2048" in refusal(encoded(154, 2048), flux)
     assert "a pooled state of width 2048, found width 768" in refusal(encoded(256, 768), sd3)
     steered_conditioning(encoded(4, 768), flux)
+
+
+class Encoders:
+    """A CLIP of the host, as far as a fingerprint looks at it."""
+
+    def __init__(self, seed: int) -> None:
+        self.cond_stage_model = torch.nn.Module()
+        for name, values in (("clip_l", 1.0), ("t5xxl", float(seed))):
+            layer = torch.nn.Linear(3, 3)
+            torch.nn.init.constant_(layer.weight, values)
+            torch.nn.init.zeros_(layer.bias)
+            setattr(self.cond_stage_model, name, layer)
+        self.patcher = ModelPatcher(self.cond_stage_model, torch.device("cpu"), torch.device("cpu"))
+
+
+def test_another_encoder_than_the_bundle_names(tmp_path: Path) -> None:
+    encoder = Encoder("T5 XXL", encoder_fingerprint(Encoders(1), "flux"))
+    bundle = direction_bundle(tmp_path, "flux", {"text": WIDTH}, encoder=encoder)
+    before = prompt("flux", 1)
+    ((expected, _),) = steered_conditioning(before, bundle)
+    ((found, _),) = steered_conditioning(before, bundle, clip=Encoders(1))
+    assert torch.equal(found, expected)
+    message = refusal(before, bundle, clip=Encoders(2))
+    assert f"expected T5 XXL with the fingerprint {encoder.fingerprint}" in message
+    patched = Encoders(1)
+    patched.patcher.add_patches({"clip_l.weight": (torch.ones(3, 3),)})
+    steered_conditioning(before, bundle, clip=patched)  # CLIP-L is no part of FLUX's tokens
+    patched.patcher.add_patches({"t5xxl.weight": (torch.ones(3, 3),)})
+    assert "leave clip unconnected" in refusal(before, bundle, clip=patched)
 
 
 def test_conditionings_of_other_families_are_refused_by_name(tmp_path: Path) -> None:
