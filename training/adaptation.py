@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..steering.errors import SteeringError
-from .adaptation_terms import AdaptationConfig, Dictionary, Examples, Losses, terms
+from .adaptation_terms import AdaptationConfig, Examples, Losses, terms
+from .codes import Dictionary
 from .dictionaries.adam import Adam
 from .dictionaries.checkpoint import Progress, load, save
 

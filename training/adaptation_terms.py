@@ -14,33 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..steering.errors import SteeringError
-from .codes import require_finite
+from .codes import Dictionary, require_finite
 
 MOST_SOLVED = 8192
 """Latents at most in the closed form, which holds their moments twice in float64."""
-
-
-class Dictionary(Protocol):
-    """A trained autoencoder: z = E_s(a), D(z) = (z W + b) / s."""
-
-    encoder: Tensor
-    encoder_bias: Tensor
-    threshold: Tensor
-    decoder: Tensor
-    """(N, d)"""
-    decoder_bias: Tensor
-    """(d)"""
-    input_scale: float
-
-    def encode(self, a: Tensor) -> Tensor:
-        """(n, d) → (n, N)"""
-        ...
 
 
 class Examples(NamedTuple):
@@ -187,7 +170,7 @@ def solve(
         moments += config.stability * replayed / max(rows, 1) / width
     ridge = config.stability * config.weight / float(sae.decoder.double().square().sum())
     moments += ridge * torch.eye(len(chosen), dtype=torch.float64)
-    change = torch.linalg.lstsq(moments, right, driver="gelsd").solution
+    change = _solution(moments, right)
     adapted = sae.decoder.clone()
     adapted[chosen] += change.to(adapted)
     return adapted
@@ -207,3 +190,11 @@ def _codes(sae: Dictionary, examples: Examples) -> tuple[Tensor, Tensor]:
     if examples.change is not None:
         return z, sae.input_scale * require_finite(examples.change.float(), "adaptation: target activations")
     return z, sae.input_scale * a - sae.decoder_bias - z @ sae.decoder
+
+
+def _solution(moments: Tensor, right: Tensor) -> Tensor:
+    """M⁻¹ B of a symmetric M; where it is singular, the solution of least norm."""
+    factor, failed = torch.linalg.cholesky_ex(moments)
+    if not failed and float(factor.diagonal().min()) > 1e-5 * float(factor.diagonal().max()):
+        return torch.cholesky_solve(right, factor)
+    return torch.linalg.lstsq(moments, right, driver="gelsd").solution

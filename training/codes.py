@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..steering.errors import SteeringError
 
 Encode = Callable[[Tensor], Tensor]
@@ -15,7 +16,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class TokenRows(Protocol):
-    """What is read from a recording: tokens with the samples that they come from."""
+    """What is read from a recording: tokens and where they come from."""
 
     @property
     def tokens(self) -> Tensor:
@@ -32,6 +33,52 @@ class TokenRows(Protocol):
         """(n) noise levels, in the model's own units."""
         ...
 
+    @property
+    def position(self) -> Tensor:
+        """(n) the token's place in its stream."""
+        ...
+
+
+class Dictionary(Protocol):
+    """A trained autoencoder: p = W_enc (s·a − b_dec) + b_enc, z = activation(p), D(z) = (z W_dec + b_dec) / s."""
+
+    @property
+    def encoder(self) -> Tensor:
+        """(N, d)"""
+        ...
+
+    @property
+    def encoder_bias(self) -> Tensor:
+        """(N)"""
+        ...
+
+    @property
+    def threshold(self) -> Tensor:
+        """(N)"""
+        ...
+
+    @property
+    def decoder(self) -> Tensor:
+        """(N, d)"""
+        ...
+
+    @property
+    def decoder_bias(self) -> Tensor:
+        """(d)"""
+        ...
+
+    @property
+    def input_scale(self) -> float: ...
+
+    @property
+    def activation(self) -> str:
+        """jumprelu, where each latent decides by its own threshold, or topk, where they compete."""
+        ...
+
+    def encode(self, a: Tensor) -> Tensor:
+        """(n, d) → (n, N)"""
+        ...
+
 
 class Coded(NamedTuple):
     """Some tokens' latents."""
@@ -42,15 +89,12 @@ class Coded(NamedTuple):
     """(n) int64"""
     sigma: Tensor
     """(n)"""
+    position: Tensor
+    """(n)"""
 
 
-def coded(
-    stream: Iterable[TokenRows], encode: Encode, latents: Tensor | None = None, batch: int = 1024
-) -> Iterator[Coded]:
+def coded(stream: Iterable[TokenRows], encode: Encode, batch: int = 1024) -> Iterator[Coded]:
     """The latents of all tokens of a stream, at most ``batch`` tokens at a time.
-
-    Args:
-        latents: (S) those that are kept; None keeps all N.
 
     Raises:
         SteeringError: an activation or a latent is not finite.
@@ -60,7 +104,32 @@ def coded(
             part = slice(at, at + batch)
             tokens = require_finite(rows.tokens[part], "recording: tokens")
             z = require_finite(encode(tokens), "dictionary: latents")
-            yield Coded(z if latents is None else z[:, latents], rows.sample[part].long(), rows.sigma[part])
+            yield Coded(z, rows.sample[part].long(), rows.sigma[part], rows.position[part])
+
+
+def some_latents(sae: Dictionary, latents: Sequence[int]) -> Encode:
+    """An encoder of these latents (S) alone, which costs S rows of the dictionary unless they compete with all others.
+
+    Raises:
+        SteeringError: a latent is not of this dictionary.
+    """
+    if not all(0 <= latent < len(sae.encoder) for latent in latents):
+        raise SteeringError(
+            "latents",
+            expected=f"some of 0 to {len(sae.encoder) - 1}",
+            found=", ".join(map(str, latents[:9])),
+            remedy="Select latents of this very autoencoder.",
+        )
+    chosen = list(latents)
+    if sae.activation != "jumprelu":
+        return lambda a: sae.encode(a)[:, chosen]
+    rows, bias, threshold = sae.encoder[chosen], sae.encoder_bias[chosen], sae.threshold[chosen]
+
+    def encode(a: Tensor) -> Tensor:
+        centred = sae.input_scale * a.float() - sae.decoder_bias
+        return kernels.encode_selected(centred, rows, bias, threshold)
+
+    return encode
 
 
 def require_finite(values: Tensor, where: str) -> Tensor:

@@ -80,10 +80,10 @@ def measure_scores(
     weights = torch.stack(list(categories.values()), dim=1)  # (S, C)
     samples = Maxima(len(benign), len(categories))
     tokens = UpperTail(len(categories), rows, rule.quantile)
-    for z, sample, _ in stream:
-        scores = z @ weights.to(z)
-        samples.add(scores, sample)
-        tokens.add(scores[benign[sample]])
+    for part in stream:
+        scores = part.z @ weights.to(part.z)
+        samples.add(scores, part.sample)
+        tokens.add(scores[benign[part.sample]])
     return Scores(tuple(categories), samples, tokens)
 
 

@@ -8,7 +8,7 @@ kept are sums, C·B·N numbers for C concepts, B buckets and N latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,8 +62,8 @@ class Activity:
         self.fired += (member.T @ (z > 0).to(z)).to(self.fired).view_as(self.fired)
         self.counts += member.sum(0).to(self.counts).view_as(self.counts)
 
-    def scores(self, concept: str) -> ConceptScores:
-        """The scores of one concept against all others together.
+    def scores(self, concept: str, apart: Collection[str] = ()) -> ConceptScores:
+        """The scores of one concept against all others together, but for those that are ``apart``.
 
         Raises:
             SteeringError: the concept is not known, or in no bucket both it and the rest have tokens.
@@ -76,13 +76,14 @@ class Activity:
                 remedy="Name a category that the recording has.",
             )
         own = torch.tensor([name == concept for name in self.concepts])
-        sides = [_mean(self.sums[side].sum(0), self.counts[side].sum(0)) for side in (own, ~own)]
-        seen = (self.counts[own].sum(0) > 0) & (self.counts[~own].sum(0) > 0)
+        rest = torch.tensor([name != concept and name not in apart for name in self.concepts])
+        sides = [_mean(self.sums[side].sum(0), self.counts[side].sum(0)) for side in (own, rest)]
+        seen = (self.counts[own].sum(0) > 0) & (self.counts[rest].sum(0) > 0)
         if not seen.any():
             raise SteeringError(
                 f"category {concept!r}",
                 expected="tokens of it and of other prompts at one noise level at least",
-                found=f"{int(self.counts[own].sum())} tokens of it, {int(self.counts[~own].sum())} of others",
+                found=f"{int(self.counts[own].sum())} tokens of it, {int(self.counts[rest].sum())} of others",
                 remedy="Record unsafe prompts of this category, and benign ones or safe rewrites, at the same steps.",
             )
         score = unsafe_scores(*sides) * seen[:, None]
@@ -109,8 +110,8 @@ def measure_activity(
         bucket: noise levels (n) → their buckets (n) of so many ``buckets``; below 0 is left out.
     """
     activity = Activity(concepts, buckets, latents)
-    for z, sample, sigma in stream:
-        activity.add(z, of_sample[sample], bucket(sigma))
+    for part in stream:
+        activity.add(part.z, of_sample[part.sample], bucket(part.sigma))
     return activity
 
 

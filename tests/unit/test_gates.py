@@ -62,7 +62,10 @@ def test_scores_are_weighted_sums_and_their_maxima() -> None:
     z, sample = torch.rand(200, 3, generator=g), torch.randint(6, (200,), generator=g)
     benign = torch.tensor([True, False] * 3)
     weights = {"weapons": member_weights([4, 7, 9], [7, 9]), "alcohol": torch.tensor([2.0, 0.0, 0.5])}
-    stream = [Coded(z[at : at + 30], sample[at : at + 30], torch.ones(30)) for at in range(0, 200, 30)]
+    stream = [
+        Coded(z[at : at + 30], sample[at : at + 30], torch.ones(30), torch.arange(30))
+        for at in range(0, 200, 30)
+    ]
     found = measure_scores(stream, weights, benign, 200, GateRule(quantile=0.9))
     expected = torch.stack([z[:, 1] + z[:, 2], 2 * z[:, 0] + 0.5 * z[:, 2]], dim=1)
     for one in range(6):

@@ -42,6 +42,7 @@ class Tokens(NamedTuple):
     tokens: torch.Tensor
     sample: torch.Tensor
     sigma: torch.Tensor
+    position: torch.Tensor
 
 
 @settings(max_examples=40, deadline=None)
@@ -196,6 +197,7 @@ def recorded(seed: int = 0) -> Tokens:
         torch.tensor(rng.normal(size=(900, 6))).float(),
         torch.tensor(sample),
         torch.tensor(rng.uniform(size=900)),
+        torch.arange(900),
     )
 
 

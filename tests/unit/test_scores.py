@@ -24,6 +24,7 @@ class Tokens(NamedTuple):
     tokens: torch.Tensor
     sample: torch.Tensor
     sigma: torch.Tensor
+    position: torch.Tensor
 
 
 class Prompt(NamedTuple):
@@ -37,7 +38,7 @@ def rows(seed: int, n: int = 200, latents: int = 7, samples: int = 12) -> Tokens
     """Tokens that are their own latents."""
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(n, latents, generator=g, dtype=torch.float64).relu()
-    return Tokens(z, torch.randint(samples, (n,), generator=g), torch.rand(n, generator=g))
+    return Tokens(z, torch.randint(samples, (n,), generator=g), torch.rand(n, generator=g), torch.arange(n))
 
 
 def pieces(whole: Tokens, size: int) -> list[Tokens]:
@@ -115,7 +116,7 @@ def test_qualities_count_samples(seed: int, piece: int) -> None:
     whole = rows(seed, n=60, samples=20)
     z = torch.where(whole.tokens > 1, whole.tokens, 0.0)
     maxima = Maxima(20, 7)
-    for part in coded(pieces(Tokens(z, whole.sample, whole.sigma), piece), lambda a: a):
+    for part in coded(pieces(whole._replace(tokens=z), piece), lambda a: a):
         maxima.add(part.z, part.sample)
     unsafe, rest = torch.arange(0, 9), torch.arange(9, 20)
     for latent, found in enumerate(qualities(maxima, range(7), unsafe, rest)):

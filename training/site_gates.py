@@ -1,0 +1,72 @@
+"""Calibrates the gates of a site's categories on a recording: from selected latents to what a bundle's header holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..steering.formats.header import Category
+from ..steering.sites import Site
+from .codes import Dictionary, Encode, coded, some_latents
+from .counterfactuals import cross
+from .gates import GateRule, calibrate, described, measure_scores, member_weights
+from .held_out import units
+from .probe import fit_probe
+from .recordings import Recording
+from .selecting import category_of, pairs_of, require_width
+
+
+def calibrate_site(
+    sae: Dictionary,
+    recording: Recording,
+    site: Site,
+    latents: Mapping[str, tuple[int, ...]],
+    rule: GateRule = GateRule(),
+    *,
+    at_crossing: bool = False,
+) -> dict[str, Category]:
+    """The categories of a site, with their gates; a category without latents is left out.
+
+    Use a recording of other prompts or seeds than those that the autoencoder was trained on and its latents were chosen
+    by: a gate that is set on what was learnt is set too high.
+
+    Args:
+        at_crossing: thresholds where counterfactual tokens cross the boundary of a probe, instead of by quantiles.
+
+    Raises:
+        SteeringError: the recording lacks the site, or a category's unsafe prompts, or benign ones.
+    """
+    require_width(sae, recording, site)
+    chosen = {name: of for name, of in latents.items() if of}
+    union = sorted({latent for of in chosen.values() for latent in of})
+    if not union:
+        return {}
+    encode = some_latents(sae, union)
+    samples = recording.manifest.samples
+    kind = [category_of(sample) for sample in samples]
+    benign = torch.tensor([name is None for name in kind])
+    weights = {name: member_weights(union, of) for name, of in chosen.items()}
+    stream = coded(recording.shards(site), encode, batch=8192)
+    scores = measure_scores(stream, weights, benign, recording.count(site), rule)
+    belongs = units(samples)
+    found: dict[str, Category] = {}
+    for name, of in chosen.items():
+        crossing = _crossing_scores(recording, site, name, encode, weights[name]) if at_crossing else None
+        unsafe = torch.tensor([i for i, other in enumerate(kind) if other == name], dtype=torch.long)
+        gate = calibrate(scores, name, unsafe, benign.nonzero()[:, 0], belongs, rule, crossing)
+        found[name] = described(of, gate)
+    return found
+
+
+def _crossing_scores(
+    recording: Recording, site: Site, category: str, encode: Encode, weights: Tensor
+) -> Tensor:
+    """Scores (n) of the tokens of a category's pairs where they cross to the safe side."""
+    pairs = pairs_of(recording, site, category)
+    crossings = cross(fit_probe(pairs.unsafe, pairs.safe), pairs.unsafe, pairs.safe)
+    points = crossings.points[crossings.flipped & (crossings.size > 0)]
+    return (
+        torch.cat([encode(part) @ weights for part in points.split(8192)]) if len(points) else torch.empty(0)
+    )
