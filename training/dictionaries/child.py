@@ -56,8 +56,9 @@ def read_error(folder: Path) -> SteeringError | None:
 
 def _until_input_ends(stop: threading.Event) -> None:
     # A pipe ends when the parent closes it, and also when the parent is no more, however it ended.
-    with suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(1):
+    # Not through sys.stdin: its lock, held by this thread, would keep the interpreter from ending.
+    with suppress(OSError):
+        while os.read(0, 1):
             pass
     stop.set()
 
