@@ -62,6 +62,11 @@ class GgufLlama:
         self.first = int(_field(path, reader, "tokenizer.ggml.bos_token_id", 0))
         self.tokenizer = _tokenizer(path, reader)
 
+    @staticmethod
+    def tokenizer_of(path: Path) -> Any:
+        """The tokenizer of a file alone, of the package `tokenizers`."""
+        return _tokenizer(path, _open(path)[1])
+
     @property
     def width(self) -> int:
         return self.shape.width
