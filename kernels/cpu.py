@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import ranking
-from .checks import refuse_not_finite
-from .chunks import Sparse, padded, pre_activations
+from .checks import refuse_not_finite, refuse_sums, sums
+from .chunks import Sparse, chunks_of, padded, pre_activations
+from .ranking import Ranking
 from .reference import add_direction, encode_selected, project_out
 
 __all__ = [
@@ -26,15 +26,20 @@ __all__ = [
 ]
 
 TOKENS_AT_ONCE = 64
-"""Tokens steered at one time: what is between reading and writing them stays in the cache."""
+"""Tokens steered or decoded at one time: what is between reading and writing them stays in the cache."""
 
 
 def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As the reference; the pre-activations are the reference's own, so that the sets are equal."""
     kept: list[tuple[Tensor, Tensor]] = []
-    for pre in pre_activations(x, rows, bias):  # (T, N), a transposed view
-        refuse_not_finite(pre, x=x, rows=rows, bias=bias)
-        kept.append(ranking.largest(pre.T, k))
+    for chunk in chunks_of(x, rows, bias):
+        ranking, finite, done = Ranking(chunk.pre, k), list[Tensor](), 0
+        for count in chunk.blocks():
+            finite.append(sums(chunk.pre[done:count]))
+            ranking.filled(count)
+            done = count
+        refuse_sums(finite, chunk.pre, x=x, rows=rows, bias=bias)
+        kept.append(ranking.largest())
     values, indices = (torch.cat(part).view(*x.shape[:-1], k) for part in zip(*kept))
     return values.relu_(), indices
 
@@ -61,14 +66,15 @@ def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: 
 def decode(values: Tensor, indices: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
     """As the reference, by the library's weighted sum of table rows."""
     tokens, k = values.shape[:-1].numel(), values.shape[-1]
-    if tokens == 0 or k == 0:
-        result = bias.expand(*values.shape[:-1], -1).clone()
-    else:
-        bags, weights = indices.reshape(tokens, k), values.reshape(tokens, k)
-        total = functional.embedding_bag(bags, rows.contiguous(), mode="sum", per_sample_weights=weights)
-        result = total.add_(bias).view(*values.shape[:-1], -1)
-    refuse_not_finite(result, values=values, rows=rows, bias=bias)
-    return result
+    result = bias.expand(tokens, -1).clone()
+    weights, bags, table = values.reshape(tokens, k), indices.reshape(tokens, k), rows.contiguous()
+    finite: list[Tensor] = []
+    for weight, bag, into in zip(*(t.split(TOKENS_AT_ONCE) for t in (weights, bags, result))):
+        if bag.numel() > 0:
+            into += functional.embedding_bag(bag, table, mode="sum", per_sample_weights=weight)
+        finite.append(sums(into))
+    refuse_sums(finite, result, values=values, rows=rows, bias=bias)
+    return result.view(*values.shape[:-1], rows.shape[1])
 
 
 def decode_selected(z: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
@@ -82,17 +88,28 @@ def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_nor
     count = x.shape[:-1].numel()
     tokens, codes = x.reshape(count, x.shape[-1]), z.reshape(count, z.shape[-1])  # (T, d), (T, S)
     at = (codes != 0).any(-1).nonzero()[:, 0]
-    result = torch.empty_like(tokens) if len(at) == len(tokens) else tokens.clone()
-    tiny = torch.finfo(x.dtype).tiny
-    for part in at.split(TOKENS_AT_ONCE):
-        token = tokens[part]
-        moved = torch.addmm(token, codes[part], rows, alpha=strength)
-        if keep_norm:
-            # Divided first, as the ratio of the norms may overflow.
-            moved.div_(moved.norm(dim=-1, keepdim=True).clamp_min_(tiny))
-            moved.mul_(token.norm(dim=-1, keepdim=True))
-        result[part] = moved
+    if len(at) == count:
+        result = torch.empty_like(tokens)
+        for token, code, into in zip(*(t.split(TOKENS_AT_ONCE) for t in (tokens, codes, result))):
+            _move(token, code, rows, strength, keep_norm, into)
+    else:
+        result = tokens.clone()
+        for part in at.split(TOKENS_AT_ONCE):
+            token = tokens[part]
+            result[part] = _move(token, codes[part], rows, strength, keep_norm, torch.empty_like(token))
     return result.view(x.shape)
+
+
+def _move(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_norm: bool, into: Tensor) -> Tensor:
+    """Writes x + strength · z rows, with the norm of x if it is kept, of a few tokens (T, d)."""
+    torch.addmm(x, z, rows, alpha=strength, out=into)
+    if keep_norm:
+        limits = torch.finfo(x.dtype)
+        norm = torch.float32 if x.dtype == torch.float16 else x.dtype  # or a long vector's norm is infinite
+        before, after = (t.norm(dim=-1, keepdim=True, dtype=norm).double() for t in (x, into))
+        # Where nearly nothing is left the ratio is cut, so that zero stays zero.
+        into.mul_((before / after.clamp_min_(limits.tiny)).clamp_max_(limits.max).to(x.dtype))
+    return into
 
 
 def encode_and_steer(

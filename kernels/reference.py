@@ -116,7 +116,7 @@ def _moved(x: Tensor, step: Tensor, keep_norm: bool) -> Tensor:
     moved = x + step
     if not keep_norm:
         return moved
-    tiny = torch.finfo(x.dtype).tiny
+    exact = torch.promote_types(x.dtype, torch.float32)  # in float16 a long vector's norm is infinite
+    before, after = (t.norm(dim=-1, keepdim=True, dtype=exact) for t in (x, moved))
     # Divided first, as the ratio of the norms may overflow.
-    unit = moved / moved.norm(dim=-1, keepdim=True).clamp_min(tiny)
-    return unit * x.norm(dim=-1, keepdim=True)
+    return (moved / after.clamp_min(torch.finfo(exact).tiny) * before).to(x.dtype)

@@ -130,5 +130,5 @@ def tokens_at_once(latents: int, itemsize: int, l2: int) -> int:
     """How many tokens' pre-activations (N of them each) stay in an L2 cache of so many bytes until they are selected
     from: 512 on H100 for 24,576 latents in bfloat16. Where too few fit for a good matrix product, 1024.
     """
-    fitting = l2 * 6 // 10 // (latents * itemsize) // 128 * 128
+    fitting = l2 * 6 // 10 // max(1, latents * itemsize) // 128 * 128
     return min(fitting, 4096) if fitting >= 256 else 1024

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..checks import refuse_not_finite
-from ..chunks import Sparse
+from ..chunks import Sparse, width_for
 from . import configs
 from .edits import bar
 from .gather import gather_kernel
@@ -67,19 +67,15 @@ def encode_threshold(
         # Without a capacity the busiest token sets the width, which the host has to know before it allocates.
         room = int((pre > limit).sum(-1).max()) if capacity is None else capacity
         found.append(select_over(pre, limit, room))
-    counts = torch.cat([part.counts for part in found]) if found else torch.zeros(0, dtype=torch.int64)
-    most = int(counts.max()) if counts.numel() else 0
-    if capacity is not None and most > capacity:
-        raise ValueError(f"capacity {capacity} is too small: {most} latents fire at one token")
-    width = most if capacity is None else capacity
-    values = x.new_zeros(counts.numel(), width)
-    indices = torch.zeros(counts.numel(), width, dtype=torch.int64, device=x.device)
-    first = 0
-    for part in found:
-        values[first : first + len(part.counts), : part.values.shape[1]] = part.values
-        indices[first : first + len(part.counts), : part.values.shape[1]] = part.indices
-        first += len(part.counts)
-    return Sparse(values.view(*shape, width), indices.view(*shape, width), counts.to(x.device).view(shape))
+    if not found:
+        found.append(select_over(x.new_empty(0, len(limit)), limit, 0))
+    counts = torch.cat([part.counts for part in found])
+    width = width_for(counts, capacity)
+    values, indices = (
+        torch.cat([functional.pad(each, (0, width - each.shape[1])) for each in parts])
+        for parts in zip(*(part[:2] for part in found))
+    )
+    return Sparse(values.view(*shape, width), indices.view(*shape, width), counts.view(shape))
 
 
 def select_over(pre: Tensor, limit: Tensor, capacity: int) -> Sparse:
@@ -91,6 +87,8 @@ def select_over(pre: Tensor, limit: Tensor, capacity: int) -> Sparse:
         torch.empty(tokens, dtype=torch.int64, device=pre.device),
     )
     kernel: Any = compact_kernel
+    if tokens == 0:
+        return found
     with on(pre):
         kernel[(tokens,)](
             pre, limit, *found, pre.shape[1], capacity, **config.constants, num_warps=config.num_warps
