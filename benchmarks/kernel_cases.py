@@ -1,7 +1,6 @@
 """Random calls of every kernel, held against the reference: what a path selects exactly, what it sums to rounding.
 
-    python -m steerdit.benchmarks.kernel_cases cpu 1000        prints what differs
-    python -m steerdit.benchmarks.kernel_cases triton 1000     the same in triton's interpreter, on the CPU
+    python -m steerdit.benchmarks.kernel_cases cpu 1000        prints what differs; so for reference and triton
 
 Numbers are small multiples of a power of two, so that every product and sum of pre-activations is exact in any order
 and in any dtype: ties are heavy, and a wrong choice cannot hide behind rounding. A call is drawn from its number.
@@ -10,9 +9,7 @@ and in any dtype: ties are heavy, and a wrong choice cannot hide behind rounding
 from __future__ import annotations
 
 import importlib
-import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import reference
+from .kernel_process import reported
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -226,29 +224,11 @@ CHECKS: dict[str, Callable[[Any, Call, torch.Generator], str | None]] = {
 }
 
 
-def compared(path: str, count: int) -> list[str]:
-    """What a path ("cpu" or "triton") computes otherwise in the first `count` random calls.
-
-    In another process, because triton's interpreter has to be chosen before triton is imported.
-    """
-    command = [sys.executable, "-m", __spec__.name, path, str(count)]
-    environment = os.environ | ({"TRITON_INTERPRET": "1"} if path == "triton" else {})
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    *faults, last = done.stdout.splitlines() or [""]
-    if last != f"{count} calls":
-        raise RuntimeError(f"{' '.join(command)} ended before its last call")
-    return faults
-
-
 def main() -> int:
     path, count = sys.argv[1], int(sys.argv[2])
-    if path == "triton":
-        os.environ["TRITON_INTERPRET"] = "1"
     torch.set_grad_enabled(False)
     module = importlib.import_module(f"...kernels.{path}", __spec__.name)
-    faults = [found for number in range(count) if (found := fault(module, number))]
-    print("\n".join([*(found.replace("\n", " ") for found in faults), f"{count} calls"]))
-    return 1 if faults else 0
+    return reported([fault(module, number) for number in range(count)])
 
 
 if __name__ == "__main__":

@@ -3,64 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .results import Claim, at_most
 
+if TYPE_CHECKING:
+    from ..kernels.triton.compile import Compiled
 
-def compile_table() -> list[dict[str, Any]]:
-    """Every shipped kernel compiled for six architectures now, one row each: some 500 of half a second."""
+
+def claims_d(rows: dict[str, Any], architectures: Sequence[int] | None = None) -> dict[str, Claim]:
+    """All variants are sound, none needs more registers than recorded, steering moves hardly more than it must.
+
+    Args:
+        architectures: None means all six, some 500 variants of half a second.
+    """
     from ..kernels.triton import compile as compiler
+    from ..kernels.triton import configs
+    from ..kernels.triton.bytes import rooflines
 
-    known = compiler.table()
-    return [
-        {
-            **row._asdict(),
-            "recorded_registers": known.get(row.name, {}).get(str(row.arch), [None])[0],
-            "faults": row.faults(),
-        }
-        for row in compiler.compiled_all()
-    ]
+    made = list(compiler.compiled_all(architectures or tuple(configs.ARCHITECTURES)))
+    lines = rooflines()
+    faults = [fault for row in made for fault in row.faults()]
+    grown = compiler.growth(made)
+    rows["d"] = {
+        "triton": compiler.TRITON,
+        "recorded_by": compiler.recorded_by(),
+        "compiled": summary(made),
+        "faults": [*faults, *grown],
+        "rooflines": [[float(f"{x:.4g}") if isinstance(x, float) else x for x in line] for line in lines],
+    }
+    steering = [line.over_minimum for line in lines if line.kernel.startswith("steer")]
+    return {
+        "d.faults": at_most(len(faults), 0, len(made)),
+        "d.more_registers_than_recorded": at_most(len(grown), 0, len(made)),
+        "d.steer_bytes_over_minimum": at_most(max(steering), 1.01, len(steering)),
+    }
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each kernel on each architecture: how many variants, the most registers and shared memory, all faults."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["name"].split()[0], row["arch"]), []).append(row)
+def summary(made: Sequence[Compiled]) -> list[dict[str, Any]]:
+    """Of each kernel on each architecture: how many variants, the most registers, stack and shared memory."""
+    groups: dict[tuple[str, int], list[Compiled]] = {}
+    for row in made:
+        groups.setdefault((row.name.split()[0], row.arch), []).append(row)
     return [
         {
             "kernel": kernel,
             "arch": arch,
             "variants": len(group),
-            "registers": max(row["registers"] for row in group),
-            "stack": max(row["stack"] for row in group),
-            "shared": max(row["shared"] for row in group),
-            "limit": group[0]["limit"],
-            "tensor_core": all(row["tensor_core"] > 0 for row in group if row["multiplies"]),
-            "faults": [fault for row in group for fault in row["faults"]],
+            "registers": max(row.registers for row in group),
+            "stack": max(row.stack for row in group),
+            "shared": max(row.shared for row in group),
+            "limit": group[0].limit,
         }
         for (kernel, arch), group in groups.items()
     ]
-
-
-def rooflines() -> list[dict[str, Any]]:
-    """Bytes, operations and least time of each kernel on H100 and RTX 4090, by its launch arguments."""
-    from ..kernels.triton import bytes as model
-
-    return [row._asdict() for row in model.rooflines()]
-
-
-def claims_d(rows: Sequence[dict[str, Any]], lines: Sequence[dict[str, Any]]) -> dict[str, Claim]:
-    """All variants are sound, none needs more registers than recorded, steering moves hardly more than it must."""
-    grown = [
-        row
-        for row in rows
-        if row["recorded_registers"] is None or row["registers"] > row["recorded_registers"]
-    ]
-    steering = [line["over_minimum"] for line in lines if line["kernel"].startswith("steer")]
-    return {
-        "d.faults": at_most(sum(len(row["faults"]) for row in rows), 0, len(rows)),
-        "d.more_registers_than_recorded": at_most(len(grown), 0, len(rows)),
-        "d.steer_bytes_over_minimum": at_most(max(steering), 1.01, len(steering)),
-    }

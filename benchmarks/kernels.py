@@ -2,18 +2,21 @@
 
 Claims a: TopK encode and decode of a whole dictionary against the bare matrix product and the peers' own packages.
 Claims b: selected latents alone against a dense encode and decode, and against a block of the model they ride in.
-Claims c: steered against unsteered sampling in the host. Claims f: a whole dictionary's file, of which Repel reads a
-few rows. Every ratio is of medians from the same rounds.
+Claims c: steered against unsteered sampling in the host.
+Claims d: the GPU's kernels, compiled for six architectures, and the bytes that they move.
+Claims e: random calls, each path against the reference. Claims g: calls and files at the edge of what is taken.
+Claims f: a whole dictionary's file, of which Repel reads a few rows.
+Every ratio is of medians from the same rounds. With ``--device cuda`` kernels_cuda.py measures instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,15 @@ from torch import Tensor
 
 from .. import kernels
 from . import kernel_columns as columns
+from . import kernels_cuda
 from .hosting.in_process import boot
+from .kernel_agreement import claims_e, claims_g
+from .kernel_file import SEED, claims_f
+from .kernel_hosted import claims_c
+from .kernel_table import claims_d
 from .results import Claim, at_least, at_most, versions, write
-from .timing import Timing, beside_each_other, peak_bytes, ratio
+from .timing import beside_each_other, described, ratio
 
-SEED = 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -45,9 +52,12 @@ class Sizes:
     file_latents: int = 49_152
     steps: int = 8
     pictures: int = 4
+    architectures: tuple[int, ...] | None = None
+    """To compile for; None is all."""
+    calls: int = 1000
 
 
-TINY = Sizes((128, 64), 1024, 8, 16, (4, 8), 1, 3, 2048, 2, 1)
+TINY = Sizes((128, 64), 1024, 8, 16, (4, 8), 1, 3, 2048, 2, 1, (89,), 20)
 
 
 def claims_a(sizes: Sizes, rows: dict[str, Any]) -> dict[str, Claim]:
@@ -122,121 +132,50 @@ def double_block(d: int, heads: int, tokens: int, dtype: torch.dtype) -> columns
     return lambda: block(img=image, txt=text, vec=vec[:, 0], pe=places)
 
 
-def claims_c(sizes: Sizes, rows: dict[str, Any], folder: Path) -> dict[str, Claim]:
-    """Samples of the world's FLUX in the host: plain, with Repel at three sites, and with its gates closed."""
-    from ..host.sampling import Sampling, encode_prompts, sample_prompts
-    from ..nodes.steer import RepelNode
-    from .emoji_scenes import in_host
+Rows = dict[str, Any]
 
-    model, clip = in_host.generator(), in_host.text_encoder()
-    dit = model.get_model_object("diffusion_model")
-    prompts = [f"a cat and {n} dogs" for n in range(sizes.pictures)]
-    encoded = encode_prompts(clip, [*prompts, ""])
-    sites = ("double.1.image", "single.0.image", "single.1.image")
-
-    def sampled(what: Any) -> columns.Run:
-        settings = Sampling(steps=sizes.steps)
-        return lambda: list(
-            sample_prompts(what, encoded[:-1], encoded[-1], range(len(prompts)), settings, len(prompts))
-        )
-
-    def repelled(gate: float) -> Any:
-        bundle = random_bundle(folder / f"gate-{gate:g}.safetensors", sites, dit.hidden_size, 2048, gate)
-        inputs = {i.id: i.default for i in RepelNode.define_schema().inputs if hasattr(i, "default")}
-        return RepelNode.execute(**{**inputs, "model": model, "bundle": bundle}).args[0]
-
-    runs = {"plain": sampled(model), "repel": sampled(repelled(0.0)), "closed": sampled(repelled(1e30))}
-    timings = beside_each_other(runs, sizes.rounds)
-    rows["c"] = described(timings, steps=sizes.steps, pictures=sizes.pictures, sites=list(sites))
-    return {
-        "c.repel": at_most(ratio(timings, "repel", "plain"), 1.10, sizes.rounds),
-        "c.closed": at_most(ratio(timings, "closed", "plain"), 1.03, sizes.rounds),
-    }
+CLAIMS: Mapping[str, Callable[[Sizes, Rows, Path], dict[str, Claim]]] = {
+    "a": lambda sizes, rows, _: claims_a(sizes, rows),
+    "b": lambda sizes, rows, _: claims_b(sizes, rows),
+    "c": lambda sizes, rows, folder: claims_c(
+        rows, folder, steps=sizes.steps, pictures=sizes.pictures, rounds=sizes.rounds
+    ),
+    "d": lambda sizes, rows, _: claims_d(rows, sizes.architectures),
+    "e": lambda sizes, rows, _: claims_e(rows, sizes.calls),
+    "f": lambda sizes, rows, folder: claims_f(rows, folder, sizes.widths[0], sizes.file_latents),
+    "g": lambda _, rows, __: claims_g(rows),
+}
 
 
-def claims_f(sizes: Sizes, rows: dict[str, Any], folder: Path) -> dict[str, Claim]:
-    """Opening a whole dictionary's file and making a Repel of 64 of its latents."""
-    from ..steering import Gate, Repel, SelectedLatents
-    from ..steering.formats.bundle import open_bundle
-
-    path = folder / "large.safetensors"
-    random_bundle(path, ("double.0.image",), sizes.widths[0], sizes.file_latents, 0.0)
-    gc.collect()
-
-    def load() -> Any:
-        bundle = open_bundle(path)
-        ((site, sae),) = bundle.sites.items()
-        latents = SelectedLatents(sae, bundle.read_latents(site, sae.selected()), sae.selected())
-        return Repel(latents, Gate.over("image", dict(sae.categories), latents.latents))
-
-    load()
-    began = time.perf_counter()
-    load()
-    seconds, held = time.perf_counter() - began, peak_bytes(load)
-    rows["f"] = {"file_bytes": path.stat().st_size, "seconds": seconds, "peak_bytes": held}
-    claims = {"f.seconds": at_most(seconds, 1.0, 1)}
-    return claims if held is None else {**claims, "f.bytes": at_most(held, 20e6, 1)}
-
-
-def random_bundle(path: Path, sites: tuple[str, ...], d: int, latents: int, gate: float) -> Any:
-    """A jumprelu bundle of random rows whose one category has up to 64 latents, spread over the dictionary."""
-    from ..steering.formats.bundle import write_bundle
-    from ..steering.formats.header import Base, BundleHeader, Category, Gate, Made, SaeSite
-    from ..steering.sites import Site
-
-    g = torch.Generator().manual_seed(SEED)
-    count = min(64, latents)
-    chosen = tuple(range(0, latents, latents // count))[:count]
-    category = Category(chosen, (1.0,) * count, Gate(gate, gate))
-    sae = SaeSite(d, latents, "jumprelu", categories={"random": category})
-    rows = torch.randn(latents, d, generator=g).div_(d**0.5)
-    tensors = {
-        "encoder": rows,
-        "encoder_bias": torch.zeros(latents),
-        "decoder": 0.01 * rows,
-        "decoder_bias": torch.zeros(d),
-        "threshold": torch.ones(latents),
-    }
-    header = BundleHeader(
-        "random", "flux", Base("any"), "CC0-1.0", Made("bench"), {Site.parse(s): sae for s in sites}
-    )
-    return write_bundle(path, header, {f"{site}.{part}": t for site in sites for part, t in tensors.items()})
-
-
-def described(timings: dict[str, Timing], **sizes: Any) -> dict[str, Any]:
-    return {**sizes, "columns": {name: asdict(timing) for name, timing in timings.items()}}
-
-
-def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("--only", default="abcf", help="letters of the claims to measure")
+def main(arguments: Sequence[str] | None = None) -> int:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda")
+    ask.add_argument("--only", default="".join(CLAIMS), help="letters of the claims to measure; not written")
     ask.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that everything runs; not written"
     )
-    args = ask.parse_args()
-    sizes, rows, claims = TINY if args.tiny else Sizes(), {}, {}
+    args = ask.parse_args(arguments)
+    if args.device.type != "cpu":
+        return kernels_cuda.main(["--device", str(args.device)])
+    sizes, rows, claims = TINY if args.tiny else Sizes(), Rows(), dict[str, Claim]()
     host = boot()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        if "a" in args.only:
-            claims |= claims_a(sizes, rows)
-        if "b" in args.only:
-            claims |= claims_b(sizes, rows)
-        if "c" in args.only:
-            claims |= claims_c(sizes, rows, folder)
-        if "f" in args.only:
-            claims |= claims_f(sizes, rows, folder)
-    for name, claim in claims.items():
-        verdict = "ran  " if args.tiny else "holds" if claim.holds else "FAILS"
-        print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})")
-    if args.tiny:
-        return
-    found = versions("torch", "numpy", "sae-lens", "eai-sparsify", "dictionary-learning")
+    with tempfile.TemporaryDirectory() as folder:
+        for letter, measure in CLAIMS.items():
+            if letter in args.only:
+                found = measure(sizes, rows, Path(folder))
+                claims |= found
+                for name, claim in found.items():
+                    verdict = "ran  " if args.tiny else "holds" if claim.holds else "FAILS"
+                    print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})", flush=True)
+    if args.tiny or set(args.only) != set(CLAIMS):
+        return 0
+    found = versions("torch", "numpy", "triton", "sae-lens", "eai-sparsify", "dictionary-learning")
     machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     path = explained(sizes)
     write("kernels", claims, host=host, machine=machine, paths=path, rows=rows, seed=SEED, versions=found)
+    return 0
 
 
 def explained(sizes: Sizes) -> list[str]:
@@ -250,4 +189,4 @@ def explained(sizes: Sizes) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 PROCESS = Path("/proc/self")
 
@@ -46,6 +47,11 @@ def beside_each_other(columns: Mapping[str, Callable[[], object]], rounds: int) 
 def ratio(timings: Mapping[str, Timing], above: str, below: str) -> float:
     """The median of one column over the median of another."""
     return timings[above].median / timings[below].median
+
+
+def described(timings: Mapping[str, Timing], **sizes: Any) -> dict[str, Any]:
+    """Timings as a results file has them, after the sizes of what was timed."""
+    return {**sizes, "columns": {name: asdict(timing) for name, timing in timings.items()}}
 
 
 def peak_bytes(run: Callable[[], object]) -> int | None:

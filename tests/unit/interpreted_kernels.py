@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton.runtime import interpreter
 
+from steerdit.benchmarks import kernel_edges
 from steerdit.benchmarks.kernel_cases import DTYPES, fault
 from steerdit.kernels import reference
 from steerdit.kernels import triton as kernels
@@ -31,6 +32,12 @@ seeds = st.integers(0, 2**31)
 def test_random_calls_are_the_reference(first: int) -> None:
     faults = [fault(kernels, number) for number in range(first, min(first + 40, CALLS))]
     assert not any(faults), "\n".join(filter(None, faults))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_calls_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERDIT_KERNELS", "triton")
+    assert not [said for case in kernel_edges.cases("triton") if (said := kernel_edges.said(case))]
 
 
 def rows_of(seed: int, dtype: torch.dtype, count: int, latents: int, kind: str) -> Tensor:

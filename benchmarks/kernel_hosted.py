@@ -1,0 +1,46 @@
+"""Steered beside unsteered sampling in the host, for benchmarks/kernels.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .kernel_columns import Run
+from .kernel_file import random_bundle
+from .results import Claim, at_most
+from .timing import beside_each_other, described, ratio
+
+SITES = ("double.1.image", "single.0.image", "single.1.image")
+
+
+def claims_c(
+    rows: dict[str, Any], folder: Path, *, steps: int, pictures: int, rounds: int
+) -> dict[str, Claim]:
+    """Samples of the world's FLUX: plain, with Repel at three sites, and with its gates closed."""
+    from ..host.sampling import Sampling, encode_prompts, sample_prompts
+    from ..nodes.steer import RepelNode
+    from .emoji_scenes import in_host
+
+    model, clip = in_host.generator(), in_host.text_encoder()
+    width = model.get_model_object("diffusion_model").hidden_size
+    prompts = [f"a cat and {n} dogs" for n in range(pictures)]
+    encoded = encode_prompts(clip, [*prompts, ""])
+
+    def sampled(what: Any) -> Run:
+        settings = Sampling(steps=steps)
+        return lambda: list(
+            sample_prompts(what, encoded[:-1], encoded[-1], range(len(prompts)), settings, len(prompts))
+        )
+
+    def repelled(gate: float) -> Any:
+        bundle = random_bundle(folder / f"gate-{gate:g}.safetensors", SITES, width, 2048, gate)
+        inputs = {i.id: i.default for i in RepelNode.define_schema().inputs if hasattr(i, "default")}
+        return RepelNode.execute(**{**inputs, "model": model, "bundle": bundle}).args[0]
+
+    runs = {"plain": sampled(model), "repel": sampled(repelled(0.0)), "closed": sampled(repelled(1e30))}
+    timings = beside_each_other(runs, rounds)
+    rows["c"] = described(timings, steps=steps, pictures=pictures, sites=list(SITES))
+    return {
+        "c.repel": at_most(ratio(timings, "repel", "plain"), 1.10, rounds),
+        "c.closed": at_most(ratio(timings, "closed", "plain"), 1.03, rounds),
+    }
