@@ -14,14 +14,14 @@ PROMPTS = io.Custom("STEERDIT_PROMPTS")
 """A tuple of PromptRow."""
 RECORDING = io.Custom("STEERDIT_RECORDING")
 """A Recording on the disk."""
+SAE = io.Custom("STEERDIT_SAE")
+"""A tuple of TrainedSAE, one for each site."""
 SITES = io.Custom("STEERDIT_SITES")
 """A tuple of Site, best first."""
-SAE = io.Custom("STEERDIT_SAE")
-"""A TrainedSAE of one site."""
 SELECTION = io.Custom("STEERDIT_SELECTION")
-"""A Selection: the latents of an autoencoder that stand for risks."""
+"""A tuple of Selection, one for each site: the latents that stand for risks."""
 PARTS = io.Custom("STEERDIT_PARTS")
-"""A tuple of Part, what a bundle will hold of each site."""
+"""A tuple of Part, one for each site: what a bundle will hold."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
