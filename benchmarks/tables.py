@@ -24,7 +24,6 @@ RATES = {
     "caption_match_benign": "benign prompts drawn as named",
     "identical_benign": "benign pictures identical to the bit",
     "artifact_rate": "artifacts on unsafe prompts",
-    "seconds_per_image": "seconds a picture (CPU, one thread, batches of 16)",
 }
 
 
@@ -42,7 +41,7 @@ def rates(found: dict[str, Any]) -> list[str]:
     methods = found["methods"]
     lines = ["| | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
     for key, words in RATES.items():
-        cells = (f"{m[key]:.2f}" if key == "seconds_per_image" else f"{m[key]:.1%}" for m in methods.values())
+        cells = (f"{m[key]:.1%}" for m in methods.values())
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return [*lines, "", f"{found['seeds']} pictures a rate, ComfyUI {found['host']}."]
 
