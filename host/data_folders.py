@@ -44,6 +44,21 @@ def recordings_folder() -> Path:
     return Path(_host_folders().get_output_directory()) / "steerdit" / "recordings"
 
 
+def adaptations_folder() -> Path:
+    """Where adaptations of decoders keep their checkpoints, each in a folder of its own."""
+    return Path(_host_folders().get_output_directory()) / "steerdit" / "adaptations"
+
+
+def training_folder(name: str) -> Path:
+    """The folder of a training of that name, there or not.
+
+    Raises:
+        SteeringError: the name could lead elsewhere.
+    """
+    recording_folder(name)
+    return Path(_host_folders().get_output_directory()) / "steerdit" / "trainings" / name
+
+
 def recording_folder(name: str) -> Path:
     """The folder of a recording of that name, there or not.
 

@@ -87,7 +87,7 @@ def adapt(
     change = torch.zeros_like(decoder)
     adam = Adam({"change": change})
     frozen = _frozen(len(decoder), latents)
-    identity = _identity(sae, config, latents, data)
+    identity = identity_of(sae, config, latents, data)
     course = _Course(target)
     replayed = None if source is None or not config.replays else _Course(source)
     done = 0
@@ -209,7 +209,8 @@ def _frozen(size: int, latents: Sequence[int] | None) -> Tensor:
     return frozen
 
 
-def _identity(sae: Dictionary, config: AdaptationConfig, latents: Sequence[int] | None, data: str) -> str:
+def identity_of(sae: Dictionary, config: AdaptationConfig, latents: Sequence[int] | None, data: str) -> str:
+    """The same for runs that do the same; `data` names what they learn from."""
     digest = hashlib.sha256(
         json.dumps([asdict(config), None if latents is None else sorted(latents), data]).encode()
     )

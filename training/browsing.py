@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..steering.sites import Site
-from .codes import Coded, Dictionary, coded, some_latents
+from .codes import Coded, Dictionary, coded, heard, some_latents
 from .recordings import Recording
 from .selecting import require_width
 
@@ -25,15 +25,22 @@ class Peak(NamedTuple):
 
 
 def top_samples(
-    sae: Dictionary, recording: Recording, site: Site, latents: Sequence[int], count: int = 6
+    sae: Dictionary,
+    recording: Recording,
+    site: Site,
+    latents: Sequence[int],
+    count: int = 6,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[int, list[Peak]]:
     """For each latent the samples in which it fires most, highest first; at most ``count``, none where it never fires.
+
+    ``progress`` hears how many tokens were read since.
 
     Raises:
         SteeringError: the recording lacks the site or a latent is not of this autoencoder.
     """
     require_width(sae, recording, site)
-    stream = coded(recording.shards(site), some_latents(sae, latents), batch=8192)
+    stream = coded(heard(recording.shards(site), progress), some_latents(sae, latents), batch=8192)
     found = peaks(stream, len(recording.manifest.samples), len(latents), count)
     return dict(zip(latents, found))
 

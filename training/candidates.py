@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +23,10 @@ from .alignment import linear_cka, semantic_alignment, stability
 from .one_latent import Contrast, dictionary, modifier
 from .recordings import Recording
 from .resampling import Resampler
-from .routing import OPERATORS, Candidate, Terms
+from .routing import OPERATORS, PUBLISHED, Candidate, Terms, Weights
 from .sample_means import (
     Cases,
+    Differences,
     SampleMeans,
     by_pair,
     cases_of,
@@ -53,12 +55,14 @@ def measure(
     *,
     pairs: int = 32,
     benign: int = 8,
+    weights: Weights = PUBLISHED,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Candidate, Terms]:
-    """All terms of each candidate.
+    """The terms of each candidate.
 
     Args:
         sites: of the recording; None is all.
+        weights: terms that weigh nothing here and have to be sampled for (binding, cost) are not measured.
         pairs: at most so many pairs, with their seeds, are sampled for the predicted clean latents.
         benign: so many benign pictures are sampled without, and with each candidate.
         progress: hears (parts done, parts in all).
@@ -69,7 +73,7 @@ def measure(
     recording = resampler.recording
     chosen = tuple(recording.sites) if sites is None else tuple(sites)
     cases = cases_of(recording.manifest.samples)
-    total = 1 + len(chosen) + 1 + len(chosen) * len(operators)
+    total = 1 + len(chosen) + (1 + len(chosen) * len(operators) if weights.cost else 0)
     done = 0
 
     def step() -> None:
@@ -79,7 +83,7 @@ def measure(
             progress(done, total)
 
     sampled = _spread((cases.partner >= 0).nonzero()[:, 0].tolist(), pairs)
-    clean, seen = _clean_differences(resampler, sampled, cases)
+    clean = _clean_differences(resampler, sampled, cases) if weights.binding and sampled else None
     step()
     text = _text_differences(resampler, cases)
     found: dict[Candidate, Terms] = {}
@@ -89,10 +93,12 @@ def measure(
         at, differences = pair_differences(means, cases)
         ids, by_id = by_pair(differences, cases.pair[at])
         semantic = semantic_alignment(by_id, text[ids])
-        place = {number: row for row, number in enumerate(at.tolist())}
-        rows = torch.tensor([place[number] for number in sampled])
-        both = differences.seen[rows] & seen
-        binding = linear_cka(differences.values[rows][both], clean[both])
+        binding = None
+        if clean is not None:
+            place = {number: row for row, number in enumerate(at.tolist())}
+            rows = torch.tensor([place[number] for number in sampled])
+            both = differences.seen[rows] & clean.seen
+            binding = linear_cka(differences.values[rows][both], clean.values[both])
         latents, categories = _dictionary(recording, site, cases)
         for operator in operators:
             candidate = Candidate(site, operator)
@@ -100,13 +106,13 @@ def measure(
             found[candidate] = Terms(semantic, binding, stable)
             modifiers[candidate] = modifier(operator, latents, categories)
         step()
+    if not weights.cost:
+        return found
     numbers = [i for i, sample in enumerate(recording.manifest.samples) if sample.label == "benign"]
     costs = measure_costs(resampler, modifiers, _spread(numbers, benign), step)
     return {
-        candidate: Terms(
-            t.semantic, t.binding, t.stability, costs[candidate].seconds, costs[candidate].change
-        )
-        for candidate, t in found.items()
+        candidate: replace(terms, seconds=costs[candidate].seconds, change=costs[candidate].change)
+        for candidate, terms in found.items()
     }
 
 
@@ -168,12 +174,12 @@ def _spread(numbers: Sequence[int], count: int) -> list[int]:
     return [numbers[i * len(numbers) // count] for i in range(count)]
 
 
-def _clean_differences(resampler: Resampler, unsafe: Sequence[int], cases: Cases) -> tuple[Tensor, Tensor]:
-    """Predicted clean latents of safe rewrites minus those of unsafe samples (P, B, D), and where there are some."""
+def _clean_differences(resampler: Resampler, unsafe: Sequence[int], cases: Cases) -> Differences:
+    """Predicted clean latents (D = C·H·W) of safe rewrites minus those of unsafe samples."""
     others = cases.partner[list(unsafe)].tolist()
     values, seen = resampler.predicted([*unsafe, *others])
     count = len(unsafe)
-    return values[count:] - values[:count], seen[count:] & seen[:count]
+    return Differences(values[count:] - values[:count], seen[count:] & seen[:count])
 
 
 def _text_differences(resampler: Resampler, cases: Cases) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..steering.errors import SteeringError
+
+Rows = TypeVar("Rows", bound="TokenRows")
 
 Encode = Callable[[Tensor], Tensor]
 """Activations (n, d) → latents (n, N), zero where a latent does not fire."""
@@ -105,6 +107,14 @@ def coded(stream: Iterable[TokenRows], encode: Encode, batch: int = 1024) -> Ite
             tokens = require_finite(rows.tokens[part], "recording: tokens")
             z = require_finite(encode(tokens), "dictionary: latents")
             yield Coded(z, rows.sample[part].long(), rows.sigma[part], rows.position[part])
+
+
+def heard(stream: Iterable[Rows], progress: Callable[[int], None] | None) -> Iterator[Rows]:
+    """The stream itself; ``progress`` hears after each piece how many tokens it had, and may raise to stop."""
+    for rows in stream:
+        yield rows
+        if progress is not None:
+            progress(len(rows.tokens))
 
 
 def some_latents(sae: Dictionary, latents: Sequence[int]) -> Encode:

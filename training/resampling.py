@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..host.attach import diffusion_model
+from ..host.families import family_of
 from ..host.fingerprint import fingerprint
 from ..host.sampling import noise_levels, sample_prompts, sampling_for
 from ..steering.errors import SteeringError
@@ -89,6 +91,13 @@ class Resampler:
         )
         for places, latents in batches:
             yield [numbers[i] for i in places], latents
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of a picture in tokens."""
+        dit = diffusion_model(self.model)
+        empty = torch.empty(1, 0, 0)
+        return family_of(dit).layout(dit, torch.empty(1, 0, *self.sampling.size), empty).grid
 
     def latents(self, numbers: Sequence[int], model: Any = None) -> Tensor:
         """The finished latents (n, C, H, W) in the order of the numbers, on the CPU."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..steering.errors import SteeringError
 from ..steering.sites import Site
 from . import counterfactuals as cat
-from .codes import Dictionary, coded, some_latents
+from .codes import Dictionary, coded, heard, some_latents
 from .held_out import Quality, qualities, split
 from .maxima import Maxima
 from .probe import fit_probe
@@ -107,11 +107,13 @@ def select_latents(
     site: Site,
     rule: SelectionRule = SelectionRule(),
     group: Callable[[Sample], str] = lambda sample: "",
+    progress: Callable[[int], None] | None = None,
 ) -> Selection:
     """The latents of every category of a recording.
 
     Args:
         group: of an unsafe sample: each group of a category has its own latents; by default there is one.
+        progress: hears how many tokens were read since; all are read twice, and once where latents flip.
 
     Raises:
         SteeringError: the recording lacks the site, unsafe prompts, other prompts, or enough of either.
@@ -133,13 +135,13 @@ def select_latents(
     directions: dict[str, Comparison] = {}
     if rule.method == "score":
         inside = {i: of for i, of in groups.items() if i in fit_set}
-        chosen = _by_score(sae, recording, site, rule, names, inside, fit_set)
+        chosen = _by_score(sae, recording, site, rule, names, inside, fit_set, progress)
     else:
         for name in names:
             chosen[name], found = _by_flips(sae, recording, site, rule, name, fit_set, held_set)
             if found is not None:
                 directions[name] = found
-    return Selection(site, chosen, _judged(sae, recording, site, chosen, held), directions)
+    return Selection(site, chosen, _judged(sae, recording, site, chosen, held, progress), directions)
 
 
 def require_width(sae: Dictionary, recording: Recording, site: Site) -> None:
@@ -173,6 +175,7 @@ def _by_score(
     names: Sequence[str],
     groups: Mapping[int, tuple[str, str]],
     fit: set[int],
+    progress: Callable[[int], None] | None,
 ) -> dict[str, tuple[int, ...]]:
     concepts = list(dict.fromkeys(groups.values()))
     of_sample = torch.tensor(
@@ -181,7 +184,7 @@ def _by_score(
             for i in range(len(recording.manifest.samples))
         ]
     )
-    stream = coded(recording.shards(site), sae.encode)
+    stream = coded(heard(recording.shards(site), progress), sae.encode)
     buckets = len(recording.manifest.settings.buckets) - 1
     labels = [f"{name} {group}".strip() for name, group in concepts]
     activity = measure_activity(
@@ -226,13 +229,14 @@ def _judged(
     site: Site,
     chosen: Mapping[str, tuple[int, ...]],
     held: Tensor,
+    progress: Callable[[int], None] | None,
 ) -> dict[str, tuple[Quality, ...]]:
     union = sorted({latent for of in chosen.values() for latent in of})
     if not union:
         return dict.fromkeys(chosen, ())
     samples = recording.manifest.samples
     maxima = Maxima(len(samples), len(union))
-    for part in coded(recording.shards(site), some_latents(sae, union), batch=8192):
+    for part in coded(heard(recording.shards(site), progress), some_latents(sae, union), batch=8192):
         maxima.add(part.z, part.sample)
     numbers = held.tolist()
     rest = torch.tensor([i for i in numbers if category_of(samples[i]) is None], dtype=torch.long)

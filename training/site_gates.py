@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from ..steering.formats.header import Category
 from ..steering.sites import Site
-from .codes import Dictionary, Encode, coded, some_latents
+from .codes import Dictionary, Encode, coded, heard, some_latents
 from .counterfactuals import cross
 from .gates import GateRule, calibrate, described, measure_scores, member_weights
 from .held_out import units
@@ -26,6 +26,7 @@ def calibrate_site(
     rule: GateRule = GateRule(),
     *,
     at_crossing: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Category]:
     """The categories of a site, with their gates; a category without latents is left out.
 
@@ -34,6 +35,7 @@ def calibrate_site(
 
     Args:
         at_crossing: thresholds where counterfactual tokens cross the boundary of a probe, instead of by quantiles.
+        progress: hears how many tokens were read since.
 
     Raises:
         SteeringError: the recording lacks the site, or a category's unsafe prompts, or benign ones.
@@ -48,7 +50,7 @@ def calibrate_site(
     kind = [category_of(sample) for sample in samples]
     benign = torch.tensor([name is None for name in kind])
     weights = {name: member_weights(union, of) for name, of in chosen.items()}
-    stream = coded(recording.shards(site), encode, batch=8192)
+    stream = coded(heard(recording.shards(site), progress), encode, batch=8192)
     scores = measure_scores(stream, weights, benign, recording.count(site), rule)
     belongs = units(samples)
     found: dict[str, Category] = {}
