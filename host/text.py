@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..steering.errors import SteeringError
+from .fingerprint import text_fingerprint
 
 PARTS: Mapping[frozenset[str], tuple[tuple[str, ...], ...]] = {
     frozenset(("l", "t5xxl")): (("t5xxl",),),
@@ -22,6 +23,10 @@ class PromptEncoder:
 
     def __init__(self, clip: Any) -> None:
         self.clip = clip
+
+    def fingerprint(self) -> str:
+        """A SHA-256 that tells these text encoders from others."""
+        return text_fingerprint(self.clip)
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """The conditioning (1, L, C) and the pooled state (1, P)."""

@@ -42,6 +42,9 @@ class Said:
         self.family = family
         self.encoded: list[str] = []
 
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.family.encode()).hexdigest()
+
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         self.encoded.append(text)
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

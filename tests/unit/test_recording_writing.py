@@ -210,6 +210,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         (manifest(samples_of(prompts(), (1, 3))), r"samples\[\d+\]\.\w+"),
         (replace(manifest(), sigmas=(1.0, 0.8, 0.5, 0.25)), r"sigmas\[1\]"),
         (replace(manifest(), versions={"steerdit": "newer"}), r"versions\.steerdit"),
+        (replace(manifest(), text_encoder="1" * 64), r"plan\.json: text_encoder"),
         (
             replace(manifest(), model=replace(manifest().model, digest="1" * 64)),
             r"plan\.json: model\.digest",

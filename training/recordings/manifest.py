@@ -107,6 +107,8 @@ class Manifest:
     samples: tuple[Sample, ...]
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of what made it. They belong to its identity: other versions may give other numbers."""
+    text_encoder: str | None = None
+    """SHA-256 over the text encoders, as the model's; None where they cannot tell."""
     shards: tuple[ShardEntry, ...] = ()
 
     def ranges(self) -> list[tuple[int, int]]:
@@ -143,6 +145,7 @@ class Manifest:
             "sigmas": self.sigmas,
             "samples": [vars(sample) for sample in self.samples],
             "versions": dict(sorted(self.versions.items())),
+            "text_encoder": self.text_encoder,
             "shards": [shard_value(entry) for entry in self.shards],
         }
         return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
@@ -183,7 +186,7 @@ def checked(manifest: Manifest) -> Manifest:
 
 def difference(found: Manifest, wanted: Manifest) -> tuple[str, str, str] | None:
     """The first field in which two recordings are not the same: (field, what is found, what is wanted)."""
-    for name in ("model", "sites", "settings", "sigmas", "samples", "versions"):
+    for name in ("model", "sites", "settings", "sigmas", "samples", "versions", "text_encoder"):
         a, b = getattr(found, name), getattr(wanted, name)
         if a != b:
             return _first_difference(name, a, b)
@@ -223,7 +226,7 @@ def read_shard(entry: Field, manifest: Manifest) -> ShardEntry:
     rows = fields["rows"].record(" ".join(map(str, manifest.sites)))
     return ShardEntry(
         file,
-        fields["sha256"].matching(SHA256, "a SHA-256 in hexadecimal digits"),
+        _sha256(fields["sha256"]),
         first,
         stop,
         {Site.parse(site): count.integer(0) for site, count in rows.items()},
@@ -246,7 +249,7 @@ def _manifest(root: Field) -> Manifest:
         fields["version"].refuse(
             f"at most {VERSION}", f"{version}", "Update SteerDiT to read this recording."
         )
-    fields = root.record("format version model sites settings sigmas samples versions shards")
+    fields = root.record("format version model sites settings sigmas samples versions text_encoder shards")
     model = fields["model"].record("family digest")
     family = model["family"].one_of(FAMILY_BLOCKS)
     sites: dict[Site, int] = {}
@@ -263,12 +266,13 @@ def _manifest(root: Field) -> Manifest:
     if not sigmas or any(a <= b for a, b in zip(sigmas, sigmas[1:])):
         fields["sigmas"].refuse("falling noise levels")
     manifest = Manifest(
-        ModelFingerprint(family, model["digest"].matching(SHA256, "a SHA-256 in hexadecimal digits")),
+        ModelFingerprint(family, _sha256(model["digest"])),
         dict(sorted(sites.items())),
         settings,
         sigmas,
         samples,
         {name: entry.text() for name, entry in fields["versions"].mapping().items()},
+        fields["text_encoder"].optional(_sha256),
     )
     shards = tuple(read_shard(entry, manifest) for entry in fields["shards"].items())
     if shards and [(entry.first, entry.stop) for entry in shards] != manifest.ranges():
@@ -333,6 +337,10 @@ def _sample(entry: Field) -> Sample:
         pair,
         f["seed"].integer(0, 2**64 - 1),
     )
+
+
+def _sha256(entry: Field) -> str:
+    return entry.matching(SHA256, "a SHA-256 in hexadecimal digits")
 
 
 def _words(entry: Field, empty: bool = False) -> str:

@@ -164,7 +164,7 @@ class Recording:
 
         Args:
             skip: begin after so many batches, as if they had been taken.
-            buffer: bytes of tokens held in memory at once; at least one shard is.
+            buffer: bytes of tokens that are mixed, at least one shard; reading takes as many again.
 
         Raises:
             SteeringError: there are fewer rows than one global batch, or as `read`.
@@ -180,13 +180,14 @@ class Recording:
             total = len(left.tokens) + sum(map(len, chosen))
             mixed = torch.randperm(total, generator=draw)
             count = total // whole
-            parts = [self._rows(entry, site, rows) for entry, rows in zip(shards, chosen)]
+            parts = (self._rows(entry, site, rows) for entry, rows in zip(shards, chosen))
             pool = joined([left, *parts], self._width(site))
             for first in range(rank * batch, count * whole, whole):
                 given += 1
                 if given > skip:
                     yield taken(pool, mixed[first : first + batch])
             left = taken(pool, mixed[count * whole :])
+            del pool  # or it would still be there when the next is made
         if not given:
             raise SteeringError(
                 f"{self.folder}: {site}",

@@ -46,6 +46,10 @@ class RecordingCancelled(SteeringError):
 class Encoder(Protocol):
     """Where prompts become conditionings; `host.text.PromptEncoder` does it by the host's CLIP objects."""
 
+    def fingerprint(self) -> str | None:
+        """A SHA-256 that tells these text encoders from others, if there is one."""
+        ...
+
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """The conditioning (1, L, C) and the pooled state (1, P)."""
         ...
@@ -105,9 +109,16 @@ def prepared(
         )
     widths = {site: kind.width(dit, site) for site in sorted(set(sites))}
     # What a person typed is checked before the host is asked about it.
-    draft = manifests.checked(
-        Manifest(ModelFingerprint(family, digest), widths, settings, (1.0,), tuple(samples), versions())
+    draft = Manifest(
+        ModelFingerprint(family, digest),
+        widths,
+        settings,
+        (1.0,),
+        tuple(samples),
+        versions(),
+        encoder.fingerprint(),
     )
+    draft = manifests.checked(draft)
     sampling = sampling_for(
         model,
         settings.height,
