@@ -24,8 +24,10 @@ COMMANDS: dict[str, Command] = {
     "download": Command(
         ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
     ),
+    "export": Command(".commands.export", "write a bundle's sparse autoencoder in SAELens's format"),
     "merge": Command(".commands.merge", "make one recording of the parts of several machines"),
     "record": Command(".commands.record", "record a model's activations for a list of prompts"),
+    "train": Command(".commands.train", "train a sparse autoencoder on a recording"),
     "verify": Command(".delivery.commands.verify", "check every byte of bundles and shipped files"),
 }
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def byte_progress() -> Callable[[int, int | None], None]:
@@ -15,6 +18,20 @@ def byte_progress() -> Callable[[int, int | None], None]:
 
     def show(there: int, total: int | None) -> None:
         bar.update_absolute(there, total or there or 1)
+
+    return show
+
+
+def picture_progress(total: int) -> Callable[[int, Tensor], None]:
+    """A callback (steps done, picture (1, H, W, 3)) that moves the running node's bar and shows the picture."""
+    import comfy.utils
+    from PIL import Image
+
+    bar: Any = comfy.utils.ProgressBar(total)
+
+    def show(done: int, picture: Tensor) -> None:
+        plain = Image.fromarray((picture[0] * 255).round().byte().numpy())
+        bar.update_absolute(done, total, ("JPEG", plain, max(plain.size)))
 
     return show
 

@@ -12,6 +12,7 @@ from .record import LoadRecordingNode, RecordNode
 from .report import ReportNode
 from .steer import BlendNode, RepelNode
 from .steer_direction import SteerConditioningNode, SteerDirectionNode
+from .train import TrainSaeNode
 
 NODES: list[type[Any]] = [
     LoadBundleNode,
@@ -29,4 +30,5 @@ NODES: list[type[Any]] = [
     SaveBundleNode,
     ImportDirectionNode,
     ExportDirectionNode,
+    TrainSaeNode,
 ]

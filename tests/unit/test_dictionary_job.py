@@ -194,7 +194,8 @@ def test_two_processes_have_the_curve_of_one(activation: str, tmp_path: Path) ->
     curves = [journal.read(tmp_path / name) for name in ("one", "two")]
     assert [line.step for line in curves[0]] == [line.step for line in curves[1]]
     for a, b in zip(*curves):
-        assert (b.loss, b.fvu, b.l0) == pytest.approx((a.loss, a.fvu, a.l0), abs=1e-3, rel=1e-3)
+        assert (b.loss, b.fvu) == pytest.approx((a.loss, a.fvu), abs=1e-3, rel=1e-3)
+        assert b.l0 == pytest.approx(a.l0, abs=0.05)  # a value at its threshold may round to either side
         assert b.dead == pytest.approx(a.dead, abs=0.02)
     assert two.fvu == pytest.approx(one.fvu, rel=1e-3)
 

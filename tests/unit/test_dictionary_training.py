@@ -290,7 +290,7 @@ def test_k_is_at_most_n() -> None:
         ("rate = nan\n", "rate: expected a finite number"),
         ('activation = "gelu"\n', "activation: expected 'topk' or 'batchtopk' or 'jumprelu'"),
         ("held_out = 0.9\n", "held_out: expected a finite number, 0 to 0.5"),
-        ("k = \n", r"config\.toml: expected TOML"),
+        ("k = \n", r"config\.toml: expected lines such as"),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_name(text: str, message: str, tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ class TrainingConfig:
         Raises:
             SteeringError: a key is not known, or a value not allowed; the message names it.
         """
+        return cls(**cls.checked(values, where))
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The values themselves, if each is one that `parse` takes."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -89,7 +94,7 @@ class TrainingConfig:
                     found=f"the unknown key {name!r}",
                     remedy=f"Did you mean {near[0]!r}?" if near else "Remove it.",
                 )
-        return cls(**_check(values, where))
+        return _check(values, where)
 
     def size(self, width: int) -> int:
         """N at a site of that width."""
@@ -116,7 +121,7 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         SteeringError: it cannot be read.
     """
-    remedy = "Correct the file; every line of a TOML file is `name = value`."
+    remedy = "Correct the file."
     try:
         content = path.read_bytes()
     except OSError as reason:
@@ -132,9 +137,23 @@ def read_table(path: Path) -> dict[str, Any]:
             name: member.value
             for name, member in Field(str(path), "", value, SteeringError, remedy).mapping().items()
         }
+    try:
+        return parse_toml(content.decode(), str(path))
+    except UnicodeDecodeError as reason:
+        raise SteeringError(str(path), expected="text in UTF-8", found=str(reason), remedy=remedy) from reason
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The keys and values of a TOML text; `where` is how messages call it.
+
+    Raises:
+        SteeringError: it is not TOML, or this Python does not read it.
+    """
+    if not text.strip():
+        return {}
     if sys.version_info < (3, 11):
         raise SteeringError(
-            str(path),
+            where,
             expected="JSON, as Python before 3.11 does not read TOML",
             found=f"Python {sys.version.split()[0]}",
             remedy='Write the same keys as a .json file: {"k": 32}.',
@@ -142,9 +161,11 @@ def read_table(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(text)
     except ValueError as reason:
-        raise SteeringError(str(path), expected="TOML", found=str(reason), remedy=remedy) from reason
+        raise SteeringError(
+            where, expected="lines such as `k = 32`", found=str(reason), remedy="Correct the line."
+        ) from reason
 
 
 def read_config(path: Path) -> TrainingConfig:

@@ -17,6 +17,7 @@ import torch
 from ...steering.errors import SteeringError
 from ...steering.formats.fields import SHA256, Field, parse_json
 from ...steering.sites import Site
+from ..recordings.manifest import FILE as MANIFEST
 from ..recordings.manifest import LABELS
 from ..recordings.reader import Recording, open_recording
 from .config import TrainingConfig
@@ -192,7 +193,7 @@ def origin_of(job: Job, recording: Recording) -> Origin:
 
 def digest_of(recording: Recording) -> str:
     """The same for recordings of the same content."""
-    return hashlib.sha256(recording.manifest.text().encode()).hexdigest()
+    return hashlib.sha256((recording.folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def _labels(entry: Field) -> tuple[str, ...]:
