@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -103,7 +103,12 @@ def adapt(
             replayed.at(tensors["source"])
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    start = judged(sae, torch.zeros_like(change), target, source, config)
+
+    def judge(change: Tensor) -> Losses:
+        seen = None if source is None else source(JUDGED_EPOCH, 0)
+        return judged(sae, change, target(JUDGED_EPOCH, 0), seen, config)
+
+    start = judge(torch.zeros_like(change))
     for step in range(done, config.steps):
         rows = None if replayed is None else next(replayed).inputs
         losses, gradient = terms(sae, change, next(course), rows, config)
@@ -123,22 +128,25 @@ def adapt(
         if progress is not None:
             progress(done, losses)
     require_frozen(sae, before)
-    after = judged(sae, change, target, source, config)
-    return Adapted(decoder + change, start, after, done)
+    return Adapted(decoder + change, start, judge(change), done)
 
 
 def judged(
     sae: Dictionary,
     change: Tensor,
-    target: Stream,
-    source: Stream | None,
+    target: Iterable[Examples],
+    source: Iterable[Examples] | None,
     config: AdaptationConfig,
     batches: int = 8,
 ) -> Losses:
-    """The mean of L's terms over a few batches of an epoch of its own."""
-    replayed = source(JUDGED_EPOCH, 0) if config.replays and source is not None else iter(())
+    """The mean of L's terms over the first batches of both.
+
+    Raises:
+        SteeringError: there is no target batch.
+    """
+    replayed = iter(() if source is None or not config.replays else source)
     found: list[Losses] = []
-    for _, examples in zip(range(batches), target(JUDGED_EPOCH, 0)):
+    for _, examples in zip(range(batches), target):
         rows = next(replayed, None)
         found.append(terms(sae, change, examples, None if rows is None else rows.inputs, config)[0])
     if not found:

@@ -1,18 +1,136 @@
-"""What decoder adaptation learns from, as streams over recordings: a target domain, and the source domain replayed."""
+"""Adapts autoencoders to a target domain that was recorded, with the source domain's recording replayed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ..steering.errors import SteeringError
 from ..steering.sites import Site
-from .adaptation import Stream
-from .adaptation_terms import Examples
+from .adaptation import Stream, adapt, identity_of, judged
+from .adaptation_terms import AdaptationConfig, Examples, Losses, solve
+from .assembling import origin_of
+from .dictionaries.job import digest_of
+from .dictionaries.result import TrainedSAE
 from .recordings import Pairs, Recording
+from .selecting import MOST_BYTES, require_width
 
 SAFE_SIDE = ("safe", "benign")
+LESSONS = ("pairs", "safe side")
+"""From unsafe tokens to their safe rewrites (ours); or the reconstruction of the safe side, as the paper says."""
+METHODS = ("auto", "closed form", "steps")
+MOST_AUTO = 2048
+"""Latents up to which the closed form is chosen."""
+PIECE = 4096
+"""Rows at a time in the closed form."""
+
+
+class Outcome(NamedTuple):
+    """An autoencoder with its adapted decoder, and how far L fell."""
+
+    sae: TrainedSAE
+    before: Losses
+    after: Losses
+    how: str
+    """Which method was used, for people."""
+
+
+def adapt_sae(
+    sae: TrainedSAE,
+    target: Recording,
+    source: Recording | None,
+    config: AdaptationConfig = AdaptationConfig(),
+    *,
+    lesson: str = "pairs",
+    categories: Collection[str] | None = None,
+    latents: Sequence[int] | None = None,
+    method: str = "auto",
+    checkpoints: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Adapt the decoder of an autoencoder at its site.
+
+    Args:
+        target: the domain to adapt to.
+        source: the domain that it was trained on, replayed; needed unless replay or stability is off.
+        lesson: one of LESSONS.
+        categories: of the target's pairs; None is all.
+        latents: the only rows that may change; None is all.
+        method: one of METHODS. The closed form sees all rows once; steps sees batches, in bounded memory.
+        checkpoints: a folder in which each run of steps has its own, from which it goes on.
+        progress: hears (steps made, steps in all); it may raise to stop.
+
+    Raises:
+        SteeringError: a recording lacks the site or what the lesson needs, or see `adapt`.
+    """
+    site = origin_of(sae).site
+    for name, value, known in (("lesson", lesson, LESSONS), ("method", method, METHODS)):
+        if value not in known:
+            raise SteeringError(
+                f"adaptation: {name}",
+                expected=f"one of {', '.join(known)}",
+                found=repr(value),
+                remedy="Choose one.",
+            )
+    for recording in (target, source):
+        if recording is not None:
+            require_width(sae, recording, site)
+    rows, replayed = config.rows
+    if lesson == "pairs":
+        most = MOST_BYTES // (8 * sae.width)
+        pairs = target.pairs(site, categories=categories, limit=most, seed=config.seed)
+        stream = towards_safe(pairs, rows, config.seed)
+    else:
+        stream = rows_of(target, site, rows, config.seed, categories=categories)
+    replay = None
+    if source is not None and config.replays:
+        replay = rows_of(source, site, replayed, config.seed)
+    count = sae.latents if latents is None else len(latents)
+    if method == "closed form" or (method == "auto" and count <= MOST_AUTO):
+
+        def pieces() -> Iterable[Examples]:
+            return stream(0, 0) if lesson == "pairs" else _pieces(target, site, categories)
+
+        def replayed_pieces() -> Iterable[Examples]:
+            return () if source is None or not config.replays else _pieces(source, site, None)
+
+        if config.replays and source is None:
+            raise SteeringError(
+                "adaptation: replay",
+                expected="a recording of the source domain",
+                found="none",
+                remedy="Connect one, or set replay to 0.",
+            )
+        decoder = solve(sae, pieces(), (piece.inputs for piece in replayed_pieces()), config, latents)
+        change = decoder - sae.decoder
+        before, after = (
+            judged(sae, it, pieces(), replayed_pieces(), config) for it in (torch.zeros_like(change), change)
+        )
+        return Outcome(dataclasses.replace(sae, adapted=decoder, path=None), before, after, "closed form")
+    data = " ".join(
+        [digest_of(target), "" if source is None else digest_of(source), str(site), lesson, str(categories)]
+    )
+    folder = None if checkpoints is None else checkpoints / identity_of(sae, config, latents, data)[:16]
+    found = adapt(
+        sae,
+        stream,
+        replay,
+        config,
+        latents=latents,
+        folder=folder,
+        data=data,
+        progress=None if progress is None else lambda step, _: progress(step, config.steps),
+    )
+    return Outcome(
+        dataclasses.replace(sae, adapted=found.decoder, path=None),
+        found.before,
+        found.after,
+        f"{found.steps} steps",
+    )
 
 
 def rows_of(
@@ -60,3 +178,9 @@ def towards_safe(pairs: Pairs, batch: int, seed: int = 0) -> Stream:
                 yield Examples(pairs.unsafe[rows], pairs.safe[rows] - pairs.unsafe[rows])
 
     return batches
+
+
+def _pieces(recording: Recording, site: Site, categories: Collection[str] | None) -> Iterator[Examples]:
+    """All rows of the safe side once."""
+    for rows in recording.shards(site, labels=SAFE_SIDE, categories=categories):
+        yield from (Examples(part) for part in rows.tokens.split(PIECE) if len(part))
