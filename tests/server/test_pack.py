@@ -29,6 +29,7 @@ NODES = {
     "SteerDiT_SaveBundle": "Save Bundle",
     "SteerDiT_ImportDirection": "Import Direction",
     "SteerDiT_ExportDirection": "Export Direction",
+    "SteerDiT_TrainSAE": "Train SAE",
 }
 # The host prints whole tenths of a second: 0.2 stands for less than 0.25.
 IMPORT_TIME = re.compile(r"^\s*(?P<seconds>\d+\.\d) seconds(?P<failed>.*?): .*[/\\]steerdit$")
