@@ -13,6 +13,8 @@ from .align import AnchorStates, fit_map
 from .pairs import PromptPairs
 from .sources import Layer
 
+TOLERANCE = 0.05
+
 
 class LayerScore(NamedTuple):
     """What is known of one layer."""
@@ -84,17 +86,20 @@ def score_layers(
 
 
 def best_layer(scores: Sequence[LayerScore]) -> LayerScore:
-    """The one with the highest score, the earlier of equals.
+    """The deepest of those whose score is within a twentieth of the best (ours).
+
+    Scores of neighbouring layers hardly differ, and among equals deep layers are the ones that have read whole phrases:
+    their directions know more names of a risk than the ones in the pairs.
 
     Raises:
         SteeringError: none has a score above 0.
     """
-    best = max(scores, key=lambda s: s.score)
-    if not best.score > 0:
+    best = max(score.score for score in scores)
+    if not best > 0:
         raise SteeringError(
             "layers",
             expected="one that tells unsafe from safe and can be mapped",
             found="none whose held-out R² or contrast is above 0",
             remedy="Use more and broader anchors, or another source.",
         )
-    return best
+    return [score for score in scores if score.score >= (1 - TOLERANCE) * best][-1]
