@@ -12,9 +12,7 @@ from ..host.data_folders import training_folder
 from ..host.progress import interrupted, picture_progress, show_text, stop_if_interrupted
 from ..steering.errors import SteeringError
 from ..steering.sites import Site
-from ..training.dictionaries import job, process
 from ..training.dictionaries.config import ACTIVATIONS, PRECISIONS, TrainingConfig, parse_toml
-from ..training.dictionaries.job import Job
 from ..training.dictionaries.journal import Line, read
 from ..training.recordings import Recording
 from ..training.recordings.manifest import LABELS
@@ -169,9 +167,11 @@ class TrainSaeNode(io.ComfyNode):
         place: int = 1,
         **asked: Any,
     ) -> io.NodeOutput:
+        from ..training.dictionaries import job, process  # late: the host starts sooner
+
         config = config_of(asked, more)
         where = chosen_site(recording, site, sites, place)
-        wanted = Job.of(
+        wanted = job.Job.of(
             recording,
             where,
             config=config,
