@@ -68,7 +68,10 @@ def folders(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def world() -> tuple[Any, Any]:
-    return in_host.generator(), in_host.text_encoder()
+    try:
+        return in_host.generator(), in_host.text_encoder()
+    except ValueError:
+        pytest.skip("older hosts take every FLUX for one of 24 heads")
 
 
 def recorded(world: tuple[Any, Any], **changes: Any) -> Recording:

@@ -179,6 +179,26 @@ def test_more_processes_may_take_over_what_one_began(tmp_path: Path) -> None:
     assert files(folder) == files(recording(tmp_path / "whole").folder)
 
 
+@forks
+def test_processes_that_start_at_once_in_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    whole = files(recording(tmp_path / "whole").folder)
+    for attempt in range(5):
+        folder = tmp_path / f"shared{attempt}"
+        children: list[int] = []
+        for index in range(3):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    write(folder, shard=(index, 3))
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+        assert files(folder) == whole
+
+
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a", shard=(0, 2))
     other = manifest(settings=replace(SETTINGS, cfg=2.0))
