@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from .adapt import AdaptNode
+from .browse import BrowseNode
 from .bundle import DownloadBundleNode, LoadBundleNode
+from .calibrate import CalibrateNode
 from .direction_files import ExportDirectionNode, ImportDirectionNode, SaveBundleNode
 from .imported import ImportSaeNode
 from .prompts import LoadPromptsNode, PromptListNode
 from .record import LoadRecordingNode, RecordNode
 from .report import ReportNode
+from .route import RouteNode
+from .save import SaveSaeBundleNode
+from .select import SelectNode
 from .steer import BlendNode, RepelNode
 from .steer_direction import SteerConditioningNode, SteerDirectionNode
 from .train import TrainSaeNode
@@ -31,4 +37,10 @@ NODES: list[type[Any]] = [
     ImportDirectionNode,
     ExportDirectionNode,
     TrainSaeNode,
+    RouteNode,
+    SelectNode,
+    AdaptNode,
+    CalibrateNode,
+    BrowseNode,
+    SaveSaeBundleNode,
 ]

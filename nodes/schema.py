@@ -15,11 +15,11 @@ PROMPTS = io.Custom("STEERDIT_PROMPTS")
 RECORDING = io.Custom("STEERDIT_RECORDING")
 """A Recording on the disk."""
 SAE = io.Custom("STEERDIT_SAE")
-"""A tuple of TrainedSAE, one for each site."""
+"""A TrainedSAE of one site."""
 SITES = io.Custom("STEERDIT_SITES")
 """A tuple of Site, best first."""
 SELECTION = io.Custom("STEERDIT_SELECTION")
-"""A tuple of Selection, one for each site: the latents that stand for risks."""
+"""A Selection: the latents of an autoencoder that stand for risks."""
 PARTS = io.Custom("STEERDIT_PARTS")
 """A tuple of Part, one for each site: what a bundle will hold."""
 

@@ -30,6 +30,12 @@ NODES = {
     "SteerDiT_ImportDirection": "Import Direction",
     "SteerDiT_ExportDirection": "Export Direction",
     "SteerDiT_TrainSAE": "Train SAE",
+    "SteerDiT_Route": "Route Sites",
+    "SteerDiT_Select": "Select Latents",
+    "SteerDiT_Adapt": "Adapt Decoder",
+    "SteerDiT_Calibrate": "Calibrate Gates",
+    "SteerDiT_Browse": "Browse Latents",
+    "SteerDiT_SaveSAEBundle": "Save SAE Bundle",
 }
 # The host prints whole tenths of a second: 0.2 stands for less than 0.25.
 IMPORT_TIME = re.compile(r"^\s*(?P<seconds>\d+\.\d) seconds(?P<failed>.*?): .*[/\\]steerdit$")
