@@ -104,6 +104,10 @@ class TextSlot:
     def fingerprint(self) -> str:
         return encoder_fingerprint(self.clip, self.family)
 
+    def steered(self) -> TextSlot:
+        """The same slot with every token that is steered."""
+        return TextSlot(self.clip, self.family, whole=True)
+
     def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[Tensor]:
         """For each text its states (len(layers), L, d) in float32 on the CPU."""
         if self.whole:
@@ -166,10 +170,8 @@ def _same(a: Any, b: Any) -> bool:
 
 def _pads(clip: Any, part: str) -> set[int]:
     """The padding of a part's tokenizer."""
-    found = (getattr(clip.tokenizer, name, None) for name in (part, f"clip_{part}"))
-    return {
-        int(tokenizer.pad_token) for tokenizer in found if getattr(tokenizer, "pad_token", None) is not None
-    }
+    tokenizers: list[Any] = [getattr(clip.tokenizer, name, None) for name in (part, f"clip_{part}")]
+    return {int(one.pad_token) for one in tokenizers if getattr(one, "pad_token", None) is not None}
 
 
 def _encoders(clip: Any) -> dict[str, Any]:

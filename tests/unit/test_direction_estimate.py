@@ -150,3 +150,11 @@ def test_the_probe_judges_pairs_that_it_has_not_seen() -> None:
     # With more channels than pairs any probe fits what it sees; on others it is at chance.
     assert probe_auroc(noise, rows(40, 200, 1)) == pytest.approx(0.5, abs=0.2)
     assert probe_auroc(noise + 1, noise) > 0.99
+
+
+def test_counterfactual_weights_are_an_option_that_keeps_the_direction_near() -> None:
+    encoder, given_pairs = Toy("toy", 20, 0, noise=0.3), pairs()
+    plain = estimate_directions(encoder, 1, given_pairs).directions.vectors
+    weighted = estimate_directions(encoder, 1, given_pairs, counterfactual=True).directions.vectors
+    assert not torch.equal(plain, weighted)
+    assert torch.cosine_similarity(plain, weighted).min() > 0.9

