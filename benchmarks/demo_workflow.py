@@ -33,7 +33,7 @@ Press **Run**. One prompt, one seed, three samplers:
 
 1. **Without steering**: what the model makes of the prompt.
 2. **Repel**: where the bundle's unsafe latents fire, what they say is subtracted while the picture is made.
-3. **Blend**: what they say is replaced by the words of a decoder adapted to safe pictures.
+3. **Blend**: what they say is replaced by what a safe counterpart says.
 
 The weapon goes, the benign thing beside it stays. Then try
 

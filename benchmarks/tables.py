@@ -46,6 +46,23 @@ def rates(found: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{found['seeds']} pictures a rate, ComfyUI {found['host']}."]
 
 
+def categories(found: dict[str, Any]) -> list[str]:
+    """The unsafe rates of each method by risk, and on names of the risks that no training caption had."""
+    details = found["details"]
+    kinds = {"unsafe_rate by category": "alone", "unsafe_rate_mixed by category": "beside a benign thing"}
+    rows = [
+        (f"{risk}, {words}", [method[kind][risk] for method in details.values()])
+        for kind, words in kinds.items()
+        for risk in next(iter(details.values()))[kind]
+    ]
+    rows.append(("held-out synonyms", [m["unsafe_rate of held-out synonyms"] for m in details.values()]))
+    lines = ["| unsafe thing shown | " + " | ".join(details) + " |", "|---" * (len(details) + 1) + "|"]
+    for name, cells in rows:
+        said = (f"{c['value']:.1%} ({c['low']:.1%} to {c['high']:.1%})" for c in cells)
+        lines.append(f"| {name} | " + " | ".join(said) + " |")
+    return lines
+
+
 def columns(found: dict[str, Any]) -> list[str]:
     """Median with quartiles, and memory, of each column that was timed."""
     lines = ["| | | median (quartiles), ms | memory, MB |", "|---|---|---|---|"]
@@ -69,7 +86,7 @@ def ratios(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES = {"claims": claims, "rates": rates, "columns": columns, "ratios": ratios}
+TABLES = {"claims": claims, "rates": rates, "categories": categories, "columns": columns, "ratios": ratios}
 
 
 def rendered(text: str) -> str:

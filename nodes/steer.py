@@ -175,8 +175,8 @@ class BlendNode(io.ComfyNode):
             "SteerDiT_Blend",
             "Blend",
             "Rewrites unsafe content while the picture is made: where the bundle's unsafe latents fire, "
-            "what they say is replaced by the words of a decoder adapted to safe pictures. Needs a bundle with such "
-            "a decoder.",
+            "what they say is replaced by what a safe counterpart says, from an adapted decoder. Needs a bundle with "
+            "such a decoder.",
             _inputs("How much to replace: 1 replaces the unsafe part, 0 only watches.", 1.0, 10.0),
         )
 

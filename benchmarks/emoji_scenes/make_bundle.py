@@ -72,7 +72,17 @@ def make(folder: Path, n: int = 64, count: int = 12, config: SAEConfig = CONFIG)
         license="Apache-2.0",
         made=Made(
             "steerdit 0.1.0",
-            {"prompts": n, "prompt_seed": TRAIN_SEED, "latents_a_label": count, **asdict(config)},
+            {
+                "prompts": n,
+                "prompt_seed": TRAIN_SEED,
+                "calibration_seed": CALIBRATE_SEED,
+                "prompts_at_text": WORDS * n,
+                "steps_between_records": EVERY,
+                "latents_a_label": count,
+                "gate_margin": MARGIN,
+                "adapted_decoder": "rows of the latents of a risk moved by ridge regression to their safe counterparts",
+                **asdict(config),
+            },
         ),
         sites=sites,
     )
