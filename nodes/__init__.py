@@ -9,6 +9,14 @@ from .browse import BrowseNode
 from .bundle import DownloadBundleNode, LoadBundleNode
 from .calibrate import CalibrateNode
 from .direction_files import ExportDirectionNode, ImportDirectionNode, SaveBundleNode
+from .directions import (
+    AlignEncodersNode,
+    CalibrateDirectionNode,
+    EstimateDirectionNode,
+    LoadPairsNode,
+    TransferDirectionNode,
+)
+from .encoders import LoadLanguageModelNode, TextEncoderNode
 from .imported import ImportSaeNode
 from .prompts import LoadPromptsNode, PromptListNode
 from .record import LoadRecordingNode, RecordNode
@@ -43,4 +51,11 @@ NODES: list[type[Any]] = [
     CalibrateNode,
     BrowseNode,
     SaveSaeBundleNode,
+    LoadLanguageModelNode,
+    TextEncoderNode,
+    LoadPairsNode,
+    EstimateDirectionNode,
+    AlignEncodersNode,
+    TransferDirectionNode,
+    CalibrateDirectionNode,
 ]

@@ -12,7 +12,7 @@ from .align import FittedMap, Quality, align, encode_anchors, fit_map, require_q
 from .anchors import WORDNET, Benign, benign_anchors, read_anchors
 from .estimate import Difference, Estimate, difference_in_means, estimate_directions
 from .language_model import SMOLLM2, open_language_model
-from .layers import LayerScore, best_layer, score_layers
+from .layers import LayerScore, best_layer, choose_layer, score_layers
 from .pairs import Pair, PromptPairs, read_pairs
 from .sources import HiddenStates, Layer, token_means
 from .transport import calibrate, transport
@@ -22,7 +22,7 @@ __all__ = [
     "Benign", "benign_anchors", "read_anchors", "WORDNET",
     "HiddenStates", "Layer", "token_means", "open_language_model", "SMOLLM2",
     "Difference", "Estimate", "difference_in_means", "estimate_directions",
-    "LayerScore", "score_layers", "best_layer",
+    "LayerScore", "score_layers", "best_layer", "choose_layer",
     "FittedMap", "Quality", "encode_anchors", "fit_map", "require_quality", "align",
     "transport", "calibrate",
 ]  # fmt: skip
