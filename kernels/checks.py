@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -81,13 +82,16 @@ def refuse_not_finite(result: Tensor, **sources: Tensor) -> None:
 
 def refuse_sums(found: Sequence[Tensor], result: Tensor, **sources: Tensor) -> None:
     """As `refuse_not_finite`, of a result whose lines were summed by `sums` before, while they were in the cache."""
-    if all(bool(each.isfinite().all()) for each in found):
-        return
+    if not all(bool(each.isfinite().all()) for each in found) and not result.isfinite().all():
+        refuse_by_name(result.dtype, **sources)
+
+
+def refuse_by_name(dtype: torch.dtype, **sources: Tensor) -> NoReturn:
+    """Refuses a result with NaN or infinite numbers, by the name of the argument they come from."""
     for name, source in sources.items():
         if not source.isfinite().all():
             raise ValueError(f"{name} must be finite, but holds NaN or infinite numbers")
-    if not result.isfinite().all():
-        raise ValueError(f"{' and '.join(sources)} are finite, but their result overflows {result.dtype}")
+    raise ValueError(f"{' and '.join(sources)} are finite, but their result overflows {dtype}")
 
 
 def sums(numbers: Tensor) -> Tensor:

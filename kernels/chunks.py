@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,6 @@ CHUNK_BYTES = 64 << 20
 
 LATENTS_AT_ONCE = 4096
 """Latents in one matrix product on the CPU."""
-SHOWN_AT_ONCE = 1024
-"""Latents of it that a reader sees at one time: of 512 tokens in bfloat16 a megabyte, which stays in the cache."""
 
 
 class Sparse(NamedTuple):
@@ -35,53 +32,46 @@ def tokens_at_once(latents: int, itemsize: int) -> int:
     return fitting // 64 * 64 or fitting
 
 
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """The pre-activations of some tokens, on their way into memory."""
-
-    x: Tensor
-    """(T, d)"""
-    rows: Tensor
-    bias: Tensor
-    pre: Tensor
-    """(N, T), in the memory of the chunk before."""
-
-    def blocks(self) -> Generator[int]:
-        """Computes p = W x + b for some latents after others, and says how many are there: a reader who looks at them
-        at once finds them in the cache. At least one block, even of no latent.
-
-        Latents are the rows: the library then takes the dictionary as it lies, instead of packing it for each call.
-        """
-        for at in range(0, len(self.pre) or 1, LATENTS_AT_ONCE):
-            block = slice(at, at + LATENTS_AT_ONCE)
-            torch.addmm(self.bias[block, None], self.rows[block], self.x.T, out=self.pre[block])
-            stop = min(block.stop, len(self.pre))
-            yield from (*range(at + SHOWN_AT_ONCE, stop, SHOWN_AT_ONCE), stop)
-
-
-def chunks_of(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Chunk]:
-    """The pre-activations of x (..., d), a chunk of tokens after another; at least one chunk, even of no token."""
-    tokens, latents = x.reshape(x.shape[:-1].numel(), x.shape[-1]), rows.shape[0]
-    parts = tokens.split(tokens_at_once(latents, x.element_size()))
-    memory = x.new_empty(latents * len(parts[0]))
-    for part in parts:
-        yield Chunk(part, rows, bias, memory[: latents * len(part)].view(latents, len(part)))
+def parts_of(x: Tensor, latents: int) -> Sequence[Tensor]:
+    """The tokens (T, d) of x (..., d) in chunks; at least one, even of no token."""
+    tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return tokens.split(tokens_at_once(latents, x.element_size()))
 
 
 def pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Tensor]:
-    """p = W x + b, (T, N) for one chunk of x's tokens after another; at least one chunk, even of no token.
+    """p = W x + b, (T, N) for one chunk of x's tokens after another.
 
-    A chunk lives in the memory of the one before. Every kernel that ranks a whole dictionary gets its numbers from
-    `Chunk.blocks`: a product may round by its shape, and a near-tie would then fall otherwise from one kernel to the
-    next. On other devices than processors the library's own order of work is as good.
+    A chunk lives in the memory of the one before. Every kernel that ranks a whole dictionary gets its numbers here or,
+    block by block, where they come from (`blocks`): a product may round by its shape, and a near-tie would then fall
+    otherwise from one kernel to the next.
     """
-    for chunk in chunks_of(x, rows, bias):
+    latents, parts = rows.shape[0], parts_of(x, rows.shape[0])
+    memory = x.new_empty(latents * len(parts[0]))
+    for part in parts:
+        whole = memory[: latents * len(part)]
         if x.device.type == "cpu":
-            for _ in chunk.blocks():
+            pre = whole.view(latents, len(part))
+            for _ in blocks(part, rows, bias, pre):
                 pass
-            yield chunk.pre.T
+            yield pre.T
         else:
-            yield torch.addmm(bias, chunk.x, rows.T, out=chunk.pre.view(-1, rows.shape[0]))
+            yield torch.addmm(bias, part, rows.T, out=whole.view(len(part), latents))
+
+
+def blocks(x: Tensor, rows: Tensor, bias: Tensor, whole: Tensor | None = None) -> Generator[Tensor]:
+    """p = W x + b of one chunk x (T, d) on the CPU, (n, T) for some latents after others.
+
+    Latents are the rows: the library then takes the dictionary as it lies, instead of packing it for each call.
+
+    Args:
+        whole: (N, T), where they shall stay; None lets each take the place of the one before, which the cache still
+            holds when it is read.
+    """
+    memory = x.new_empty(min(LATENTS_AT_ONCE, len(rows)), len(x)) if whole is None else whole
+    for first in range(0, len(rows), LATENTS_AT_ONCE):
+        some = slice(first, first + LATENTS_AT_ONCE)
+        into = memory[: len(rows) - first] if whole is None else memory[some]
+        yield torch.addmm(bias[some, None], rows[some], x.T, out=into)
 
 
 def width_for(counts: Tensor, capacity: int | None) -> int:

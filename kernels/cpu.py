@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks import refuse_not_finite, refuse_sums, sums
-from .chunks import Sparse, chunks_of, padded, pre_activations
-from .ranking import Ranking
+from . import reference
+from .checks import refuse_by_name, refuse_not_finite, refuse_sums, sums
+from .chunks import Sparse, blocks, padded, parts_of, pre_activations
+from .ranking import INTEGERS, Ranking
 from .reference import add_direction, encode_selected, project_out
 
 __all__ = [
@@ -31,14 +32,15 @@ TOKENS_AT_ONCE = 64
 
 def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As the reference; the pre-activations are the reference's own, so that the sets are equal."""
+    if x.dtype not in INTEGERS:
+        return reference.encode_topk(x, rows, bias, k)
     kept: list[tuple[Tensor, Tensor]] = []
-    for chunk in chunks_of(x, rows, bias):
-        ranking, finite, done = Ranking(chunk.pre, k), list[Tensor](), 0
-        for count in chunk.blocks():
-            finite.append(sums(chunk.pre[done:count]))
-            ranking.filled(count)
-            done = count
-        refuse_sums(finite, chunk.pre, x=x, rows=rows, bias=bias)
+    for part in parts_of(x, len(rows)):
+        ranking = Ranking(k, len(rows), len(part), x.dtype)
+        for block in blocks(part, rows, bias):
+            ranking.add(block)
+        if not ranking.finite():
+            refuse_by_name(x.dtype, x=x, rows=rows, bias=bias)
         kept.append(ranking.largest())
     values, indices = (torch.cat(part).view(*x.shape[:-1], k) for part in zip(*kept))
     return values.relu_(), indices

@@ -3,7 +3,8 @@
 Two levels, ours after approximate methods that keep one number per group (Chern et al., 2206.14286), but exact. A
 group is MEMBERS neighbours. The k-th largest of any of the groups' maxima is a bound: k numbers reach it, so every
 number of the answer does, ties included, and lies in a group whose maximum does. There are few such groups, and what
-reaches the bound in them is sorted by number and index.
+reaches the bound in them is sorted by number and index. What comes after the first numbers has to exceed the k-th
+largest so far, because of equal ones the earlier wins.
 
 Floats are compared as integers of their bits, which rise with them from 0 upwards; where a bound is not positive the
 bits are mended first.
@@ -20,128 +21,138 @@ from torch import Tensor
 MEMBERS = 8
 """Numbers in a group."""
 COARSE = 4
-"""The bound is the k-th largest of COARSE · k maxima: fewer are found sooner and bind less."""
+"""The first bound is the k-th largest of COARSE · k maxima: fewer are found sooner and bind less."""
 CROWD = 8
-"""Tokens in which more than CROWD · k groups reach the bound, by ties, are sorted whole."""
-AT_ONCE = 16
-"""Tokens sorted whole at one time."""
+"""Columns in which more than CROWD · k groups reach the bound, by ties, are sorted whole."""
+SORTED_AT_ONCE = 16
+"""Columns sorted whole at one time."""
+HOT_BYTES = 1 << 20
+"""Numbers that are looked at twice are so many at a time, which stay in the cache."""
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+VALUE = (1 << 32) - 1
+HIGHEST = (1 << 31) - 1
 
 
 class Ranking:
-    """The k largest of each column of a matrix that is still being filled, a row after another.
+    """The k largest of each column of a matrix that comes some rows at a time, and of which nothing else is kept.
 
-    Whoever fills it says how far it is: maxima are then taken while the rows are in the cache.
+    Of each candidate one integer is kept, which says column, rank and row, so that sorting them puts all in order.
     """
 
-    def __init__(self, pre: Tensor, k: int) -> None:
+    def __init__(self, k: int, rows: int, columns: int, dtype: torch.dtype) -> None:
         """
         Args:
-            pre: (N, T), contiguous; without NaN when it is full.
-            k: 1 to N.
+            k: 1 to rows.
+            rows, columns: of the matrix; at most 2^30 numbers.
+            dtype: one of `INTEGERS`.
         """
-        self.pre, self.k = pre, k
-        self.keys = None
-        if pre.dtype in INTEGERS and pre.numel() > 0 and len(pre) // MEMBERS >= COARSE * k:
-            self.keys = pre.view(INTEGERS[pre.dtype])
-            self.maxima = self.keys.new_empty(len(pre) // MEMBERS, pre.shape[1])
-            self.done = 0
+        self.k, self.columns, self.dtype = k, columns, dtype
+        self.row_bits = rows.bit_length()
+        self.seen = 0
+        self.order: Any = np.empty((columns, 0), dtype=np.int64)
+        """(columns, min(k, seen))"""
+        self.bound: Any = None
+        """(columns,) what a number has to reach, once there are k."""
+        self.highest = self.lowest = 0
 
-    def filled(self, count: int) -> None:
-        """The first `count` rows are there."""
-        if self.keys is not None:
-            before, self.done = self.done, count // MEMBERS
-            _maxima(self.keys[before * MEMBERS : self.done * MEMBERS], self.maxima[before : self.done])
+    def add(self, rows: Tensor) -> None:
+        """The next rows (n, columns), contiguous."""
+        if rows.numel() == 0:
+            return
+        keys = rows.view(INTEGERS[self.dtype])
+        maxima = self._maxima(keys)
+        bound = self._first_bound(maxima) if self.bound is None else self.bound
+        if bound.min() <= 0:
+            keys = _rising(keys)
+            maxima = self._maxima(keys)
+            bound = self._first_bound(maxima) if self.bound is None else self.bound
+        self._merge(self._reaching(keys.numpy(), maxima.numpy(), bound), len(rows))
+
+    def finite(self) -> bool:
+        """Whether no number was NaN or infinite."""
+        infinity = int(torch.tensor(torch.inf, dtype=self.dtype).view(INTEGERS[self.dtype]))
+        sign = 1 << (8 * self.dtype.itemsize - 1)
+        return self.highest < infinity and self.lowest < infinity + sign
 
     def largest(self) -> tuple[Tensor, Tensor]:
-        """The k largest of each column, falling, in pre's dtype, and where they are, both (T, k)."""
-        if self.keys is None:
-            indices = _sorted(self.pre, self.k)
-        else:
-            indices, bound = _searched(self.keys, self.maxima, self.k)
-            low = (bound <= 0).nonzero()[:, 0]
-            if len(low):
-                keys = _rising(self.pre[:, low])
-                maxima = _maxima(keys, keys.new_empty(len(self.maxima), len(low)))
-                indices[low] = _searched(keys, maxima, self.k)[0]
-        tokens = self.pre.shape[1]
-        return self.pre.view(-1)[indices * tokens + torch.arange(tokens)[:, None]], indices
+        """The k largest of each column, falling, and the rows that they are in, (columns, k), if all are finite."""
+        order = torch.from_numpy(self.order).view(self.columns, self.k)
+        keys = (HIGHEST - (order >> self.row_bits & VALUE)).to(INTEGERS[self.dtype])
+        return _rising(keys).view(self.dtype), order & (1 << self.row_bits) - 1
+
+    def _maxima(self, keys: Tensor) -> Tensor:
+        """The largest of each whole group of rows, (n // MEMBERS, columns); notes what says whether all are finite."""
+        maxima = keys.new_empty(len(keys) // MEMBERS, self.columns)
+        step = max(1, HOT_BYTES // (MEMBERS * self.columns * keys.element_size()))
+        for at in range(0, len(maxima) + 1, step):  # once more, for what is in no group
+            into = maxima[at : at + step]
+            some = keys[at * MEMBERS : (at + step) * MEMBERS]
+            torch.amax(some[: len(into) * MEMBERS].view(-1, MEMBERS, self.columns), 1, out=into)
+            # Taken without a sign, the bits of numbers below zero are above all others and rise with their size.
+            self.lowest = max(self.lowest, int(some.numpy().view(f"u{some.element_size()}").max(initial=0)))
+        for part in (maxima, keys[len(maxima) * MEMBERS :]):
+            self.highest = max(self.highest, int(part.numpy().max(initial=0)))
+        return maxima
+
+    def _first_bound(self, maxima: Tensor) -> Any:
+        """Of each column a number that k maxima reach, (columns,); the lowest there is if there are not as many."""
+        groups = len(maxima)
+        if groups < self.k:
+            return np.full(self.columns, torch.iinfo(maxima.dtype).min, dtype=maxima.numpy().dtype)
+        folds = max(1, groups // (COARSE * self.k))
+        few = maxima[: groups // folds * folds].view(folds, -1, self.columns).amax(0).T.contiguous()
+        # Tens of times as fast as the k largest of torch; a copy, because comparing with every n-th number is slow.
+        return np.partition(few.numpy(), -self.k)[:, -self.k].copy()
+
+    def _reaching(self, keys: Any, maxima: Any, bound: Any) -> Any:
+        """What of the keys (n, columns) can be among the k largest, one integer each, in no order."""
+        reach = maxima >= bound
+        found = np.flatnonzero(reach)
+        crowd = np.empty((2, 0), dtype=np.int64)
+        if len(found) > CROWD * self.k * self.columns:
+            crowded = np.flatnonzero(reach.sum(0) > CROWD * self.k)
+            if len(crowded):
+                reach[:, crowded] = False
+                found = np.flatnonzero(reach)
+                bound = bound.copy()
+                bound[crowded] = np.iinfo(bound.dtype).max
+                crowd = self._sorted(keys, crowded)
+        numbers, grouped = keys.reshape(-1), len(maxima) * MEMBERS
+        group, column = np.divmod(found, self.columns)
+        first = group * (MEMBERS * self.columns) + column
+        members = np.stack([numbers[m * self.columns :].take(first) for m in range(MEMBERS)])  # (MEMBERS, F)
+        member, at = np.divmod(np.flatnonzero(members >= bound[column]), max(1, len(found)))
+        beyond, where = np.nonzero(keys[grouped:] >= bound)
+        row = np.concatenate([group[at] * MEMBERS + member, beyond + grouped, crowd[0]])
+        column = np.concatenate([column[at], where, crowd[1]])
+        key = numbers[row * self.columns + column].astype(np.int64)
+        return (column << (32 + self.row_bits)) | ((HIGHEST - key) << self.row_bits) | (row + self.seen)
+
+    def _sorted(self, keys: Any, columns: Any) -> Any:
+        """Rows and columns (2, F) of the k largest keys of some columns, by sorting them whole."""
+        count = min(self.k, len(keys))
+        rows = np.empty((len(columns), count), dtype=np.int64)
+        for at in range(0, len(columns), SORTED_AT_ONCE):
+            part = torch.from_numpy(keys[:, columns[at : at + SORTED_AT_ONCE]]).T
+            rows[at : at + SORTED_AT_ONCE] = part.sort(dim=-1, descending=True, stable=True).indices[
+                :, :count
+            ]
+        return np.stack([rows.reshape(-1), columns.repeat(count)])
+
+    def _merge(self, new: Any, rows: int) -> None:
+        """Keeps the k largest of what was kept and what is new from so many rows."""
+        self.seen += rows
+        order = np.concatenate([self.order.reshape(-1), new])
+        order.sort()
+        count = np.bincount(order >> (32 + self.row_bits), minlength=self.columns)
+        first = np.cumsum(count) - count
+        self.order = order[first[:, None] + np.arange(min(self.k, self.seen))]
+        if self.seen >= self.k:
+            kth = HIGHEST - (self.order[:, -1] >> self.row_bits & VALUE)
+            self.bound = (kth + 1).astype(f"i{self.dtype.itemsize}")
 
 
-def largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each column of a matrix (N, T) that is full, as `Ranking.largest`."""
-    ranking = Ranking(pre, k)
-    ranking.filled(len(pre))
-    return ranking.largest()
-
-
-def _maxima(keys: Tensor, into: Tensor) -> Tensor:
-    """The largest of each group of rows."""
-    groups = len(into)
-    return torch.amax(keys[: groups * MEMBERS].view(groups, MEMBERS, keys.shape[1]), 1, out=into)
-
-
-def _rising(pre: Tensor) -> Tensor:
-    """Integers that rise with floats of either sign, and are equal for −0 and 0."""
-    bits = (pre + 0.0).view(INTEGERS[pre.dtype])
-    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
-
-
-def _searched(keys: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Where the k largest integers of each column (N, T) are, (T, k), and the bound (T) of their groups."""
-    (groups, tokens), coarse = maxima.shape, COARSE * k
-    few = (
-        maxima[: groups // coarse * coarse].view(-1, coarse, tokens).amax(0).T.contiguous()
-    )  # (T, COARSE · k)
-    bound = np.partition(few.numpy(), -k)[:, -k]  # tens of times as fast as the k largest of torch
-    reach = maxima.numpy() >= bound  # torch compares into bool a number at a time
-    found = np.flatnonzero(reach)
-    crowd = np.empty(0, dtype=np.int64)
-    if len(found) > CROWD * k * tokens:
-        crowd = np.flatnonzero(reach.sum(0) > CROWD * k)
-        if len(crowd):
-            reach[:, crowd] = False
-            found = np.flatnonzero(reach)
-    indices = torch.from_numpy(_ordered(keys.numpy(), found, bound, k))
-    if len(crowd):
-        columns = torch.from_numpy(crowd)
-        indices[columns] = _sorted(keys, k, columns)
-    return indices, torch.from_numpy(bound)
-
-
-def _ordered(keys: Any, found: Any, bound: Any, k: int) -> Any:
-    """Where the k largest of each column are, among the groups found as places in (M, T) and what is in no group.
-
-    A column without any group found gets zeros.
-    """
-    latents, tokens = keys.shape
-    numbers, whole = keys.ravel(), latents // MEMBERS * MEMBERS
-    group, token = np.divmod(found, tokens)
-    first = group * (MEMBERS * tokens) + token  # places in (N, T)
-    members = np.stack([numbers[m * tokens :].take(first) for m in range(MEMBERS)])  # (MEMBERS, F)
-    member, at = np.divmod(np.flatnonzero(members >= bound[token]), max(1, len(found)))
-    beyond, where = np.nonzero(keys[whole:] >= bound)
-    value = np.concatenate([members[member, at], keys[whole:][beyond, where]]).astype(np.int64)
-    latent = np.concatenate([group[at] * MEMBERS + member, beyond + whole])
-    token = np.concatenate([token[at], where])
-    # One integer says token, then rank, then index: chunks are small enough for 63 bits.
-    bits = latents.bit_length()
-    order = (token << (32 + bits)) | ((2**31 - 1 - value) << bits) | latent
-    order.sort()
-    count = np.bincount(order >> (32 + bits), minlength=tokens)
-    indices = np.zeros((tokens, k), dtype=np.int64)
-    enough = count >= k
-    first = (np.cumsum(count) - count)[enough]
-    indices[enough] = order[first[:, None] + np.arange(k)] & ((1 << bits) - 1)
-    return indices
-
-
-def _sorted(numbers: Tensor, k: int, columns: Tensor | None = None) -> Tensor:
-    """Where the k largest of some columns (all without) of (N, T) are, by sorting them whole."""
-    columns = torch.arange(numbers.shape[1]) if columns is None else columns
-    indices = torch.empty(len(columns), k, dtype=torch.int64)
-    for at in range(0, len(columns), AT_ONCE):
-        part = numbers[:, columns[at : at + AT_ONCE]].T
-        indices[at : at + AT_ONCE] = part.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    return indices
+def _rising(keys: Tensor) -> Tensor:
+    """Integers that rise with floats of either sign, and are equal for −0 and 0, of their bits; and back again."""
+    return torch.where(keys < 0, torch.iinfo(keys.dtype).min - keys, keys)

@@ -41,31 +41,64 @@ def mixed(generator: torch.Generator, *shape: int) -> Tensor:
 KINDS = [normal, tied, negative, mixed]
 
 
+def ranked(pre: Tensor, k: int, step: int) -> ranking.Ranking:
+    """What is found in a matrix of which so many rows come at a time."""
+    found = ranking.Ranking(k, *pre.shape, pre.dtype)
+    for rows in pre.split(step):
+        found.add(rows)
+    return found
+
+
+RANKED = st.sampled_from(sorted(ranking.INTEGERS, key=str))
+
+
 @given(
     seeds,
     st.sampled_from(KINDS),
-    dtypes,
+    RANKED,
     st.integers(1, 2500),
     st.integers(0, 20),
     st.integers(1, 40),
+    st.sampled_from([3, 100, 512, 1000, 4000]),
+    st.sampled_from([100, 1 << 20]),
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=150)
 def test_the_largest_are_those_of_a_stable_sort(
-    seed: int, kind: Callable[..., Tensor], dtype: torch.dtype, latents: int, tokens: int, k: int
+    seed: int,
+    kind: Callable[..., Tensor],
+    dtype: torch.dtype,
+    n: int,
+    tokens: int,
+    k: int,
+    step: int,
+    hot: int,
 ) -> None:
-    pre = kind(torch.Generator().manual_seed(seed), latents, tokens).to(dtype)
-    k = min(k, latents)
-    values, indices = ranking.largest(pre, k)
+    pre = kind(torch.Generator().manual_seed(seed), n, tokens).to(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "HOT_BYTES", hot)
+        found = ranked(pre, min(k, n), step)
+    assert found.finite()
+    values, indices = found.largest()
     expected = pre.T.sort(dim=-1, descending=True, stable=True)
-    assert torch.equal(indices, expected.indices[:, :k])
-    assert torch.equal(values, expected.values[:, :k])
+    assert torch.equal(indices, expected.indices[:, : min(k, n)])
+    assert torch.equal(values, expected.values[:, : min(k, n)])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ranking.INTEGERS)
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, 1e-7])
-def test_where_all_are_equal_the_first_are_the_largest(dtype: torch.dtype, value: float) -> None:
-    indices = ranking.largest(torch.full((3000, 40), value, dtype=dtype), 20)[1]
+@pytest.mark.parametrize("step", [500, 3000])
+def test_where_all_are_equal_the_first_are_the_largest(dtype: torch.dtype, value: float, step: int) -> None:
+    indices = ranked(torch.full((3000, 40), value, dtype=dtype), 20, step).largest()[1]
     assert torch.equal(indices, torch.arange(20).expand(40, 20))
+
+
+def test_what_comes_later_wins_where_it_is_larger() -> None:
+    pre = torch.arange(3000.0)[:, None].expand(3000, 30).contiguous() - 1500
+    for step in (400, 3000):
+        assert torch.equal(ranked(pre, 5, step).largest()[1], torch.arange(2999, 2994, -1).expand(30, 5))
+    steps = (pre / 600).round()  # all that comes later is larger and ties
+    expected = steps.T.sort(dim=-1, descending=True, stable=True).indices[:, :20]
+    assert torch.equal(ranked(steps, 20, 600).largest()[1], expected)
 
 
 def dictionary(
@@ -376,3 +409,21 @@ def test_the_number_of_threads_is_left_alone() -> None:
     before = torch.get_num_threads()
     kernels.decode(*kernels.encode_topk(X, ROWS, BIAS, 2), ROWS, X[0])
     assert torch.get_num_threads() == before
+
+
+@given(
+    seeds,
+    st.sampled_from(KINDS),
+    RANKED,
+    st.integers(1, 700),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.sampled_from([torch.nan, -torch.nan, torch.inf, -torch.inf, 0.0, -0.0]),
+)
+@settings(deadline=None, max_examples=80)
+def test_a_ranking_sees_what_is_not_finite_wherever_it_is(
+    seed: int, kind: Callable[..., Tensor], dtype: torch.dtype, n: int, tokens: int, k: int, value: float
+) -> None:
+    pre = kind(torch.Generator().manual_seed(seed), n, tokens).to(dtype)
+    pre[seed % n, seed % tokens] = value
+    assert ranked(pre, min(k, n), 100).finite() == bool(pre.isfinite().all())
