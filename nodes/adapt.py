@@ -12,6 +12,7 @@ from ..steering.errors import SteeringError
 from ..steering.sites import select_categories
 from ..training.adaptation_terms import AdaptationConfig, Losses
 from ..training.assembling import origin_of
+from ..training.dictionaries.ranks import chosen_device
 from ..training.dictionaries.result import TrainedSAE
 from ..training.domains import LESSONS, METHODS, adapt_sae
 from ..training.recordings import Recording
@@ -117,6 +118,12 @@ class AdaptNode(io.ComfyNode):
                     tooltip="Adam's rate at the first step; it falls to 0.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=2**31, tooltip="Of the order of tokens."),
+                io.Combo.Input(
+                    "device",
+                    options=["auto", "cpu", "cuda"],
+                    default="auto",
+                    tooltip="auto: the GPU where there is one. It is shared with the models that ComfyUI has loaded.",
+                ),
             ],
             outputs=[
                 SAE.Output(display_name="sae", tooltip="With the adapted decoder beside its own."),
@@ -135,6 +142,7 @@ class AdaptNode(io.ComfyNode):
         categories: str,
         rows: str,
         method: str,
+        device: str,
         source: Recording | None = None,
         selection: Selection | None = None,
         **settings: Any,
@@ -150,7 +158,7 @@ class AdaptNode(io.ComfyNode):
             stop_if_interrupted()
 
         found = adapt_sae(
-            sae,
+            sae.to(chosen_device(device)),
             target,
             source,
             config,
@@ -163,7 +171,7 @@ class AdaptNode(io.ComfyNode):
         )
         report = f"{origin_of(sae).site}: {found.how}\n  before {_said(found.before)}\n  after  {_said(found.after)}"
         show_text(cls, report)
-        return io.NodeOutput(found.sae, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(found.sae.to("cpu"), report, ui=ui.PreviewText(report))
 
 
 def _rows(sae: TrainedSAE, selection: Selection | None) -> tuple[int, ...] | None:

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
 from ..training.assembling import origin_of
+from ..training.dictionaries.ranks import chosen_device
 from ..training.dictionaries.result import TrainedSAE
 from ..training.recordings import Recording
 from ..training.selecting import METHODS, SelectionRule, select_latents
@@ -72,6 +73,12 @@ class SelectNode(io.ComfyNode):
                     tooltip="Share of the prompts that latents are judged on, not chosen by.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=2**31, tooltip="Of that division."),
+                io.Combo.Input(
+                    "device",
+                    options=["auto", "cpu", "cuda"],
+                    default="auto",
+                    tooltip="Where tokens are encoded: auto is the GPU where there is one.",
+                ),
             ],
             outputs=[
                 SELECTION.Output(display_name="selection", tooltip="Connect it to Calibrate Gates."),
@@ -95,6 +102,7 @@ class SelectNode(io.ComfyNode):
         least: float,
         held_out: float,
         seed: int,
+        device: str,
     ) -> io.NodeOutput:
         rule = SelectionRule(method, count, ratio, least, held_out, seed)
         site = origin_of(sae).site
@@ -107,7 +115,7 @@ class SelectNode(io.ComfyNode):
             bar(done, total)
             stop_if_interrupted()
 
-        selection = select_latents(sae, recording, site, rule, progress=progress)
+        selection = select_latents(sae.to(chosen_device(device)), recording, site, rule, progress=progress)
         table = selection.table()
         show_text(cls, table)
         return io.NodeOutput(selection, table, ui=ui.PreviewText(table))

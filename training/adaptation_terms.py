@@ -107,7 +107,7 @@ def terms(
     losses = [off.square().sum() / len(z) / width, z.new_zeros(()), z.new_zeros(())]
     gradient = z.T @ off * (2 / len(z) / width)
     if config.replays and source is not None:
-        zr = sae.encode(require_finite(source, "adaptation: source activations"))
+        zr = sae.encode(require_finite(source.to(change), "adaptation: source activations"))
         moved = zr @ change
         losses[1] = moved.square().sum() / len(zr) / width
         gradient += zr.T @ moved * (2 * config.stability / len(zr) / width)
@@ -148,7 +148,7 @@ def solve(
     moments, right = torch.zeros(len(chosen), len(chosen)).double(), torch.zeros(len(chosen), width).double()
     rows = 0
     for examples in target:
-        z, wanted = (part.double() for part in _codes(sae, examples))
+        z, wanted = (part.cpu().double() for part in _codes(sae, examples))
         moments += z[:, chosen].T @ z[:, chosen]
         right += z[:, chosen].T @ wanted
         rows += len(z)
@@ -164,7 +164,7 @@ def solve(
     if config.replays:
         replayed, rows = torch.zeros_like(moments), 0
         for tokens in source:
-            z = sae.encode(require_finite(tokens, "adaptation: source activations"))[:, chosen].double()
+            z = sae.encode(require_finite(tokens, "adaptation: source activations")).cpu()[:, chosen].double()
             replayed += z.T @ z
             rows += len(z)
         moments += config.stability * replayed / max(rows, 1) / width
@@ -185,10 +185,11 @@ def _codes(sae: Dictionary, examples: Examples) -> tuple[Tensor, Tensor]:
             found="none",
             remedy="Record the target domain.",
         )
-    a = require_finite(examples.inputs.float(), "adaptation: target activations")
+    a = require_finite(examples.inputs.to(sae.decoder), "adaptation: target activations")
     z = sae.encode(a)
     if examples.change is not None:
-        return z, sae.input_scale * require_finite(examples.change.float(), "adaptation: target activations")
+        change = require_finite(examples.change.to(sae.decoder), "adaptation: target activations")
+        return z, sae.input_scale * change
     return z, sae.input_scale * a - sae.decoder_bias - z @ sae.decoder
 
 

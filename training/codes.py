@@ -86,7 +86,7 @@ class Coded(NamedTuple):
     """Some tokens' latents."""
 
     z: Tensor
-    """(n, N), or (n, S) of the latents that were asked for."""
+    """(n, N), or (n, S) of the latents that were asked for, wherever the dictionary lies; all else is on the CPU."""
     sample: Tensor
     """(n) int64"""
     sigma: Tensor
@@ -136,7 +136,7 @@ def some_latents(sae: Dictionary, latents: Sequence[int]) -> Encode:
     rows, bias, threshold = sae.encoder[chosen], sae.encoder_bias[chosen], sae.threshold[chosen]
 
     def encode(a: Tensor) -> Tensor:
-        centred = sae.input_scale * a.float() - sae.decoder_bias
+        centred = sae.input_scale * a.to(rows) - sae.decoder_bias
         return kernels.encode_selected(centred, rows, bias, threshold)
 
     return encode

@@ -144,7 +144,7 @@ def flips(encode: Encode, unsafe: Tensor, crossings: Crossings, batch: int = 512
     off: list[Tensor] = []
     on: list[Tensor] = []
     for rows, w in zip(at.split(batch), weight.split(batch)):
-        before, after = (encode(side[rows]) > 0 for side in (unsafe, crossings.points))
+        before, after = ((encode(side[rows]) > 0).cpu() for side in (unsafe, crossings.points))
         off.append(w @ (before & ~after).to(w))
         on.append(w @ (after & ~before).to(w))
     return Flips(torch.stack(off).sum(0), torch.stack(on).sum(0))

@@ -81,7 +81,7 @@ def measure_scores(
     samples = Maxima(len(benign), len(categories))
     tokens = UpperTail(len(categories), rows, rule.quantile)
     for part in stream:
-        scores = part.z @ weights.to(part.z)
+        scores = (part.z @ weights.to(part.z)).cpu()
         samples.add(scores, part.sample)
         tokens.add(scores[benign[part.sample]])
     return Scores(tuple(categories), samples, tokens)

@@ -70,5 +70,7 @@ def _crossing_scores(
     crossings = cross(fit_probe(pairs.unsafe, pairs.safe), pairs.unsafe, pairs.safe)
     points = crossings.points[crossings.flipped & (crossings.size > 0)]
     return (
-        torch.cat([encode(part) @ weights for part in points.split(8192)]) if len(points) else torch.empty(0)
+        torch.cat([encode(part).cpu() @ weights for part in points.split(8192)])
+        if len(points)
+        else torch.empty(0)
     )

@@ -31,10 +31,18 @@ from .steered import repelled
 SITE = Site.parse("double.1.text")
 SITES = (Site.parse("text"), SITE, Site.parse("single.0.image"))
 WEIGHTS = {"semantic": 0.25, "binding": 0.35, "stability": 0.25, "cost": 0.15}
-SELECT = {"method": "score", "count": 8, "ratio": 1.5, "least": 0.01, "held_out": 0.3, "seed": 0}
+SELECT = {
+    "method": "score",
+    "count": 8,
+    "ratio": 1.5,
+    "least": 0.01,
+    "held_out": 0.3,
+    "seed": 0,
+    "device": "cpu",
+}
 ADAPT = {
     "learn_from": "pairs", "categories": "all", "rows": "selected", "method": "auto",
-    **{f.name: f.default for f in dataclasses.fields(AdaptationConfig)}, "batch": 200,
+    **{f.name: f.default for f in dataclasses.fields(AdaptationConfig)}, "batch": 200, "device": "cpu",
 }  # fmt: skip
 CALIBRATE = {"thresholds": "quantiles", "quantile": 0.95, "margin": 1.0, "folds": 3}
 

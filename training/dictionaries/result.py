@@ -41,7 +41,7 @@ class TrainedSAE:
     """p = W_enc (s·a − b_dec) + b_enc,  z = activation(p),  â = (z W_dec + b_dec) / s."""
 
     encoder: Tensor
-    """(N, d) float32 on the CPU, as all tensors here"""
+    """(N, d) float32, as all tensors here"""
     encoder_bias: Tensor
     """(N)"""
     decoder: Tensor
@@ -78,6 +78,11 @@ class TrainedSAE:
     def width(self) -> int:
         return self.encoder.shape[1]
 
+    def to(self, device: torch.device | str) -> TrainedSAE:
+        """The same on a device, for encoding much."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in tensors.items()})
+
     def fires(self, a: Tensor) -> kernels.Sparse:
         """The latents that fire at activations (n, d), in rising order, without a dense code of all N."""
         x = self._centred(a)
@@ -104,7 +109,7 @@ class TrainedSAE:
 
     def _centred(self, a: Tensor) -> Tensor:
         # The kernels take p = W x + b: the decoder's bias goes off the input here.
-        return self.input_scale * a.float() - self.decoder_bias
+        return self.input_scale * a.to(self.encoder) - self.decoder_bias
 
     def described(self) -> SaeSite:
         """How a bundle's header describes it, as yet without categories."""
