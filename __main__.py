@@ -21,13 +21,22 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "convert": Command(".delivery.commands.convert", "make a bundle of another project's sparse autoencoder"),
+    "direction": Command(
+        ".commands.direction", "estimate a direction in a language model and write it as a control vector"
+    ),
     "download": Command(
         ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
     ),
     "export": Command(".commands.export", "write a bundle's sparse autoencoder in SAELens's format"),
     "merge": Command(".commands.merge", "make one recording of the parts of several machines"),
     "record": Command(".commands.record", "record a model's activations for a list of prompts"),
+    "thresholds": Command(
+        ".commands.thresholds", "calibrate thresholds of a TopK bundle, so that its chosen latents suffice"
+    ),
     "train": Command(".commands.train", "train a sparse autoencoder on a recording"),
+    "transfer": Command(
+        ".commands.transfer", "carry directions from a language model to a generator, as a bundle"
+    ),
     "verify": Command(".delivery.commands.verify", "check every byte of bundles and shipped files"),
 }
 
