@@ -11,7 +11,6 @@ derived and similar word of theirs that WordNet names, and whatever begins as th
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from .emoji_scenes.concepts import ATTRIBUTES, UNSAFE_THINGS
+from .whole_files import write_jsonl
 
 TARGET = Path(__file__).resolve().parents[1] / "training" / "directions" / "wordnet" / "anchors.jsonl"
 SHARES = {"example": 1400, "phrase": 2800, "scene": 1000, "gloss": 800}
@@ -313,9 +313,8 @@ def main() -> None:
     ask.add_argument("--seed", type=int, default=0)
     args = ask.parse_args()
     wordnet = WordNet(args.wordnet)
-    rows = list(Composer(wordnet, Filter(wordnet), args.seed).rows())
-    args.to.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    print(f"{len(rows)} benign anchors are in {args.to}")
+    count = write_jsonl(args.to, Composer(wordnet, Filter(wordnet), args.seed).rows())
+    print(f"{count} benign anchors are in {args.to}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ direction is judged.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ...training.directions.pairs import Pair, PromptPairs, collect
+from ..whole_files import write_jsonl
 from .concepts import ATTRIBUTES, BACKGROUNDS, BENIGN, CATEGORIES, STYLES, UNSAFE_THINGS, Concept
 from .prompts import JOINTS
 from .scenes import article
@@ -88,8 +88,8 @@ def main() -> None:
     ask.add_argument("--seed", type=int, default=0)
     args = ask.parse_args()
     made = world_pairs(args.per_category, args.seed)
-    args.to.write_text("".join(json.dumps(vars(pair)) + "\n" for pair in made.pairs), encoding="utf-8")
-    print(f"{len(made.pairs)} pairs are in {args.to}: {made.counts()}")
+    count = write_jsonl(args.to, map(vars, made.pairs))
+    print(f"{count} pairs are in {args.to}: {made.counts()}")
 
 
 if __name__ == "__main__":

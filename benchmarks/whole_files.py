@@ -1,0 +1,24 @@
+"""Text files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
+    """Writes one JSON object a line under another name and renames it → how many."""
+    partial = path.with_name(f".{path.name}.partial")
+    lines = [json.dumps(row) + "\n" for row in rows]
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(lines)
