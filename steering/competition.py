@@ -65,7 +65,7 @@ def rule_of(sae: SaeSite, has_threshold: bool, wanted: TopK | str, source: str) 
             source,
             expected="calibrated thresholds (tensor `threshold`), as topk `threshold` needs",
             found="a TopK dictionary without them",
-            remedy="Choose topk `exact`, or a bundle that was calibrated.",
+            remedy="Choose topk `exact`, or calibrate the bundle: `python -m steerdit thresholds`.",
         )
     if wanted is TopK.THRESHOLD or (wanted is TopK.AUTO and has_threshold):
         reason = "as chosen" if wanted is TopK.THRESHOLD else "because the bundle holds calibrated ones"

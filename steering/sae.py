@@ -113,6 +113,12 @@ class SelectedLatents(nn.Module):
             bias, threshold = self.encoder_bias.to(x), self.threshold.to(x)
             return kernels.encode_selected(x, rows[self.columns], bias[self.columns], threshold[self.columns])
 
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """p (..., S) of activations x (..., d), before the activation decides what fires."""
+        x = self._standardised(x).x
+        with self.borrow(self.encoder, x) as rows:
+            return functional.linear(x, rows[self.columns], self.encoder_bias.to(x)[self.columns])
+
     def decode(self, z: Tensor, x: Tensor) -> Tensor:
         """D(z), (..., d), of x's codes z (..., S) with every other latent at zero."""
         with self.borrow(self.decoder, z) as rows:
