@@ -223,19 +223,24 @@ def test_the_geometric_median_has_the_least_distance() -> None:
 @pytest.mark.parametrize("centre", ["median", "mean"])
 def test_training_begins_at_the_centre_with_tied_rows_of_length_one(centre: str) -> None:
     rows = 3 * torch.randn(500, D, generator=torch.Generator().manual_seed(6)) + 7
-    p = start(rows, N, 0, centre, torch.device("cpu"))
+    p = start(rows, N, K, 0, centre, torch.device("cpu"))
     torch.testing.assert_close(p.decoder.norm(dim=1), torch.ones(N))
-    assert torch.equal(p.encoder, p.decoder)
+    factor = float(p.encoder[0, 0] / p.decoder[0, 0])
+    torch.testing.assert_close(p.encoder, factor * p.decoder)
+    c = p.scale * rows - p.decoder_bias
+    said = decode(top_k(c, p.encoder, p.encoder_bias, K), p.decoder, len(c))
+    miss = [float((times * said - c).square().sum()) for times in (0.95, 1.0, 1.05)]
+    assert miss[1] == min(miss)  # the factor is the best
     middle = geometric_median(rows) if centre == "median" else rows.mean(0)
     torch.testing.assert_close(p.decoder_bias, p.scale * middle)
     assert float((p.scale * rows - p.decoder_bias).norm(dim=1).mean()) == pytest.approx(D**0.5, rel=1e-4)
-    assert torch.equal(start(rows, N, 0, centre, torch.device("cpu")).decoder, p.decoder)
+    assert torch.equal(start(rows, N, K, 0, centre, torch.device("cpu")).decoder, p.decoder)
 
 
 @pytest.mark.parametrize("rows", [torch.ones(9, 3), torch.full((9, 3), math.nan)])
 def test_training_cannot_begin_with_activations_that_say_nothing(rows: Tensor) -> None:
     with pytest.raises(ValueError, match="finite activations that differ"):
-        start(rows, N, 0, "mean", torch.device("cpu"))
+        start(rows, N, K, 0, "mean", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("activation", ["topk", "batchtopk", "jumprelu"])
@@ -243,7 +248,7 @@ def test_a_step_keeps_decoder_rows_at_length_one_and_lowers_the_loss(activation:
     draw = torch.Generator().manual_seed(7)
     rows = torch.randn(400, D, generator=draw)
     config = TrainingConfig(latents=N, k=K, activation=activation, batch=400, steps=60, rate=1e-2, warmup=1)
-    trainer = Trainer(config, start(rows, N, 0, "mean", torch.device("cpu")))
+    trainer = Trainer(config, start(rows, N, K, 0, "mean", torch.device("cpu")))
     first = trainer.step(rows)
     while trainer.done < 60:
         last = trainer.step(rows)
@@ -259,7 +264,7 @@ def test_bfloat16_learns_as_float32_does() -> None:
     found = {}
     for precision in ("float32", "bfloat16"):
         config = TrainingConfig(latents=N, k=K, batch=400, steps=60, rate=1e-2, warmup=1, precision=precision)
-        trainer = Trainer(config, start(rows, N, 0, "mean", torch.device("cpu")))
+        trainer = Trainer(config, start(rows, N, K, 0, "mean", torch.device("cpu")))
         while trainer.done < 60:
             trainer.step(rows)
         found[precision] = trainer.evaluate(rows).fvu
@@ -274,7 +279,7 @@ def test_dead_latents_come_back_by_the_auxiliary_loss() -> None:
             latents=N, k=1, activation="topk", batch=400, steps=150, rate=1e-2, warmup=1, dead_after=1200,
             auxiliary=weight,
         )  # fmt: skip
-        p = start(rows, N, 0, "mean", torch.device("cpu"))
+        p = start(rows, N, K, 0, "mean", torch.device("cpu"))
         p.encoder_bias[: N // 2] = -2.0  # positive at some tokens, the largest at none
         trainer = Trainer(config, p)
         while trainer.done < config.steps:

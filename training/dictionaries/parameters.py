@@ -10,9 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...steering.errors import SteeringError
+from .activations import top_k
+from .sparse import decode
 
 AT_START = 8192
 """Rows that decide where training begins."""
+FOR_FACTOR = 1024
+"""Of them, about so many for the encoder's factor."""
 
 
 @dataclass
@@ -42,10 +46,11 @@ class Parameters:
         return named if self.log_threshold is None else {**named, "log_threshold": self.log_threshold}
 
 
-def start(rows: Tensor, latents: int, seed: int, centre: str, device: torch.device) -> Parameters:
+def start(rows: Tensor, latents: int, k: int, seed: int, centre: str, device: torch.device) -> Parameters:
     """Random decoder rows of length 1, an encoder tied to them, the centre of some activations (n, d) as the bias.
 
-    The scale brings the mean distance from the centre to √d, so that one learning rate suits all sites (ours).
+    The scale brings the mean distance from the centre to √d, so that one learning rate suits all sites. The encoder is
+    the decoder times the factor with which k latents reconstruct best: the k largest of many say too much (both ours).
 
     Args:
         centre: median (geometric, Weiszfeld) or mean.
@@ -66,8 +71,11 @@ def start(rows: Tensor, latents: int, seed: int, centre: str, device: torch.devi
     scale = math.sqrt(rows.shape[1]) / spread
     draw = torch.Generator().manual_seed(seed)
     decoder = functional.normalize(torch.randn(latents, rows.shape[1], generator=draw), dim=1).to(device)
+    c = scale * (rows[:: max(1, len(rows) // FOR_FACTOR)] - middle)
+    said = decode(top_k(c, decoder, decoder.new_zeros(latents), k), decoder, len(c))
+    factor = float((said * c).double().sum() / said.double().square().sum().clamp_min(1e-12))
     return Parameters(
-        encoder=decoder.clone(),
+        encoder=factor * decoder,
         encoder_bias=torch.zeros(latents, device=device),
         decoder=decoder,
         decoder_bias=scale * middle,

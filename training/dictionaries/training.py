@@ -84,7 +84,7 @@ class Run:
                 found=f"{config.k}",
                 remedy="Choose a smaller k or more latents.",
             )
-        parameters = start(data.start, latents, config.seed, config.centre, device)
+        parameters = start(data.start, latents, config.k, config.seed, config.centre, device)
         self.trainer = Trainer(config, parameters, ranks)
         self.progress = Progress(scale=parameters.scale)
         self.best: dict[str, Tensor] = {}
