@@ -45,13 +45,13 @@ class ReportNode(io.ComfyNode):
                 io.Image.Output(display_name="overlay", tooltip="The picture in grey under the heat map."),
                 io.Mask.Output(
                     display_name="heat",
-                    tooltip="Severity of each patch: 0 nothing, above 0.5 over the threshold.",
+                    tooltip="Severity of each patch: 0 nothing, 0.5 at the threshold, 1 far beyond it.",
                 ),
                 io.Boolean.Output(
                     display_name="fired", tooltip="Whether any score passed the bundle's image threshold."
                 ),
                 io.Float.Output(
-                    display_name="score", tooltip="The highest severity, 0 to 1; above 0.5 means fired."
+                    display_name="score", tooltip="The highest severity, 0 to 1; about 0.5 at the threshold."
                 ),
             ],
             is_output_node=True,

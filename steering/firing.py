@@ -4,8 +4,8 @@ The log is bounded. It keeps, per picture, site, noise level and category, one l
 highest severity of each token. It never keeps codes.
 
 Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image
-gate's threshold: 0 where nothing fires, above 0.5 exactly where the score is above the threshold, never more
-than 1.
+gate's threshold: 0 where nothing fires, 0.5 at the threshold, never more than 1. Whether a score is over its
+threshold is kept beside it, as the gate sees it: one rounding step above τ, severity is still 0.5.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Line:
     """Where the score was highest."""
     grid: tuple[int, int] | None = None
     """In which picture that was; None where the tokens were none."""
+    fired: bool = False
+    """A score was above the image gate's threshold."""
     open: int = 0
     """Tokens whose gate was open."""
     tokens: int = 0
@@ -77,6 +79,9 @@ class FiringLog:
         scores = record.scores.detach().float().cpu()  # (R, L, C)
         thresholds = record.thresholds.float().cpu()
         severity = torch.where(scores > 0, scores / (scores + thresholds), torch.zeros_like(scores))
+        over = (
+            (record.scores > record.thresholds.to(record.scores)).any(1).cpu()
+        )  # (R, C), as Gate.read compares
         peak = scores.max(1)  # values and indices (R, C)
         opened = record.open.sum(1).cpu()  # (R, C)
         counts: list[list[int]] = record.counts.cpu().tolist()
@@ -91,6 +96,7 @@ class FiringLog:
                     line.token = int(peak.indices[row, column])
                     line.grid = record.grid
                     line.severity = float(severity[row, line.token, column])
+                line.fired = line.fired or bool(over[row, column])
                 line.open = max(line.open, int(opened[row, column]))
                 line.tokens = scores.shape[1]
                 fired = zip(record.latents, counts[row], members[column], strict=True)
@@ -112,7 +118,7 @@ class FiringLog:
 
     def fired(self, image: int, category: str | None = None) -> bool:
         """Whether a score rose above its image gate's threshold in a picture."""
-        return self.severity(image, category) > 0.5
+        return any(line.fired for _, _, _, line in self._of(image, category))
 
     def heat(self, image: int, category: str | None = None) -> Tensor | None:
         """The highest severity (H, W) over image sites and noise levels; None where no image site was watched."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from steerdit.steering import FiringLog, FiringRecord, Site
 
 IMAGE = Site.parse("double.1.image")
 TEXT = Site.parse("text")
+TAU_OF_HALF = float(torch.tensor(1.1))
+"""One rounding step above it, s / (s + τ) is one half in float32."""
 
 
 def record(
@@ -60,6 +64,42 @@ def test_exactly_at_the_threshold_is_not_fired_and_zero_threshold_fires_at_once(
     log.add(record([[[0.0, 1e-6]] + [[0.0, 0.0]] * 5]))
     assert log.fired(0, "bloody")
     assert log.severity(0, "bloody") == 1.0
+
+
+@given(st.floats(2.0**-20, 2.0**20, width=32))
+@example(TAU_OF_HALF)
+def test_one_rounding_step_above_the_threshold_is_fired(tau: float) -> None:
+    """As the gate says, whatever severity rounds to."""
+    threshold = torch.tensor(tau)
+    above, below = threshold.nextafter(torch.tensor(torch.inf)), threshold.nextafter(torch.tensor(0.0))
+    for score, expected in ((above, True), (threshold, False), (below, False)):
+        log = FiringLog()
+        log.add(record(flat(p3=float(score)))._replace(thresholds=torch.tensor([tau, 0.0])))
+        assert log.fired(0, "weapons") is log.fired(0) is expected
+        assert log.severity(0) == pytest.approx(0.5)
+
+
+def test_a_severity_of_one_half_may_be_fired() -> None:
+    log = FiringLog()
+    above = float(torch.tensor(TAU_OF_HALF).nextafter(torch.tensor(torch.inf)))
+    log.add(record(flat(p3=above))._replace(thresholds=torch.tensor([TAU_OF_HALF, 0.0])))
+    assert log.severity(0) == 0.5
+    assert log.fired(0)
+
+
+def test_a_score_is_compared_in_its_own_precision_as_the_gate_does() -> None:
+    log, fine = FiringLog(), record(flat(p3=2.0))
+    log.add(fine._replace(scores=fine.scores.bfloat16(), thresholds=torch.tensor([1.999, 0.0])))
+    assert not log.fired(0)
+
+
+def test_what_fired_once_stays_fired() -> None:
+    log = FiringLog()
+    log.add(record(flat(p3=3.0)))
+    log.add(record(flat(p3=1.0)))
+    log.add(record(flat(p3=2.0), images=(1,)))
+    assert log.fired(0)
+    assert not log.fired(1)
 
 
 def test_visits_merge_to_the_highest_and_noise_levels_stay_apart() -> None:
