@@ -17,7 +17,7 @@ from steerdit.training.directions.estimate import (
     estimate_directions,
     split_half,
 )
-from steerdit.training.directions.layers import auroc, probe_auroc
+from steerdit.training.directions.layers import auroc, discriminant, probe_auroc
 from steerdit.training.directions.pairs import Pair, PromptPairs
 from steerdit.training.directions.sources import token_means
 
@@ -143,6 +143,17 @@ def test_texts_of_one_token_are_read_and_texts_of_none_refused() -> None:
 def test_auroc_is_mann_and_whitneys_u_with_ties(high: list[int], low: list[int]) -> None:
     expected = scipy.stats.mannwhitneyu(high, low).statistic / (len(high) * len(low))
     assert auroc(torch.tensor(high).double(), torch.tensor(low).double()) == pytest.approx(expected)
+
+
+@quick
+@given(seeds, st.floats(0.05, 0.9))
+def test_the_discriminant_is_that_of_the_shrunk_covariance(seed: int, shrink: float) -> None:
+    x, difference = rows(9, 6, seed), rows(1, 6, seed + 1)[0]
+    covariance = x.T @ x / 9
+    shrunk = (1 - shrink) * covariance + shrink * covariance.diagonal().mean() * torch.eye(
+        6, dtype=torch.float64
+    )
+    torch.testing.assert_close(discriminant(x, difference, shrink), torch.linalg.solve(shrunk, difference))
 
 
 def test_the_probe_judges_pairs_that_it_has_not_seen() -> None:

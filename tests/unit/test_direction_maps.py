@@ -70,9 +70,11 @@ def test_procrustes_with_few_rows_is_that_of_their_principal_components() -> Non
 
 
 @quick
-@given(seeds, st.floats(1e-4, 10))
-def test_ridge_is_the_closed_form(seed: int, strength: float) -> None:
-    x, y = rows(25, 7, seed), rows(25, 4, seed + 1)
+@given(seeds, st.floats(1e-4, 10), st.integers(3, 25))
+def test_ridge_is_the_closed_form_with_more_and_with_fewer_rows_than_channels(
+    seed: int, strength: float, n: int
+) -> None:
+    x, y = rows(n, 7, seed), rows(n, 4, seed + 1)
     penalty = strength * x.square().sum() / 7
     expected = torch.linalg.solve(x.T @ x + penalty * torch.eye(7, dtype=torch.float64), x.T @ y).T
     torch.testing.assert_close(Ridge(x, y)(strength), expected)

@@ -64,12 +64,7 @@ def probe_auroc(unsafe: Tensor, safe: Tensor, *, shrink: float = 0.1, seed: int 
     found: list[float] = []
     for fit, judge in ((order[::2], order[1::2]), (order[1::2], order[::2])):
         du, ds = u[fit] - u[fit].mean(0), s[fit] - s[fit].mean(0)
-        covariance = (du.T @ du + ds.T @ ds) / (2 * len(fit))
-        level = covariance.diagonal().mean()
-        covariance = (1 - shrink) * covariance + shrink * level * torch.eye(
-            len(covariance), dtype=torch.float64
-        )
-        w = torch.linalg.solve(covariance, u[fit].mean(0) - s[fit].mean(0))
+        w = discriminant(torch.cat([du, ds]), u[fit].mean(0) - s[fit].mean(0), shrink)
         found.append(auroc(u[judge] @ w, s[judge] @ w))
     return sum(found) / len(found)
 
@@ -106,6 +101,14 @@ def choose_layer(
     unsafe, safe = pair_means(source, tried, kept, progress)
     scores = score_layers(sources, there, unsafe, safe, kept)
     return best_layer(scores).layer, scores
+
+
+def discriminant(centred: Tensor, difference: Tensor, shrink: float) -> Tensor:
+    """Σ⁻¹ δ with Σ = (1 − s) XᵀX / n + s l I, l the mean variance, of rows X (n, d), by Woodbury's identity."""
+    n, d = centred.shape
+    level = shrink * centred.square().sum() / (n * d)
+    kernel = centred @ centred.T + level * n / (1 - shrink) * torch.eye(n, dtype=centred.dtype)
+    return (difference - centred.T @ torch.linalg.solve(kernel, centred @ difference)) / level
 
 
 def score_layers(

@@ -72,16 +72,20 @@ def principal(x: Tensor, components: int) -> Tensor:
 
 
 class Ridge:
-    """W (d_t, d_s) = yᵀx (xᵀx + λ n v̄ I)⁻¹ for any λ from one decomposition; v̄ is the mean variance of x's channels."""
+    """W (d_t, d_s) = yᵀx (xᵀx + λ n v̄ I)⁻¹ for any λ from one decomposition; v̄ is the mean variance of x's channels.
+
+    Of the two products of x with itself the smaller one is decomposed: yᵀx (xᵀx + κI)⁻¹ = yᵀ (xxᵀ + κI)⁻¹ x.
+    """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        moments = x.T @ x
-        self.values, self.vectors = torch.linalg.eigh(moments)
-        self.unit = float(moments.diagonal().mean())
-        self.cross = y.T @ x @ self.vectors
+        few = x.shape[0] < x.shape[1]
+        self.values, vectors = torch.linalg.eigh(x @ x.T if few else x.T @ x)
+        self.unit = float(x.square().sum() / x.shape[1])
+        self.left = y.T @ vectors if few else y.T @ x @ vectors
+        self.right = vectors.T @ x if few else vectors.T
 
     def __call__(self, ridge: float) -> Tensor:
-        return (self.cross / (self.values.clamp_min(0) + ridge * self.unit)) @ self.vectors.T
+        return (self.left / (self.values.clamp_min(0) + ridge * self.unit)) @ self.right
 
 
 @dataclass(frozen=True, eq=False)
