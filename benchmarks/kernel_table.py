@@ -30,7 +30,7 @@ def claims_d(rows: dict[str, Any], architectures: Sequence[int] | None = None) -
         "recorded_by": compiler.recorded_by(),
         "compiled": summary(made),
         "faults": [*faults, *grown],
-        "rooflines": [[float(f"{x:.4g}") if isinstance(x, float) else x for x in line] for line in lines],
+        "rooflines": [line._asdict() for line in lines],
     }
     steering = [line.over_minimum for line in lines if line.kernel.startswith("steer")]
     return {
