@@ -72,7 +72,7 @@ def sparsify(x: Tensor, config: TrainingConfig) -> Column:
         total = (batch - batch.mean(0)).pow(2).sum()
         out = coder(batch, dead_mask=idle > config.dead_after, total_variance=total)
         fired[out.latent_indices.flatten()] = True
-        float(out.fvu.detach()), float(out.auxk_loss.detach())
+        _ = float(out.fvu.detach()), float(out.auxk_loss.detach())  # which its loop logs
         (out.fvu + config.auxiliary * out.auxk_loss).backward()
         coder.remove_gradient_parallel_to_decoder_directions()
         adam.step()

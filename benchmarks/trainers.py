@@ -61,6 +61,7 @@ class Case:
 CASES = (
     Case(192, 3072, 2048, 600),
     Case(192, 3072, 2048, 600, "batchtopk"),
+    Case(192, 3072, 2048, 200, dead_after=20 * 2048),
     Case(768, 6144, 2048, 120),
     Case(768, 6144, 2048, 120, "batchtopk"),
     Case(768, 6144, 2048, 120, "topk", "bfloat16"),
