@@ -1,0 +1,71 @@
+"""What is compared: where the autoencoder, its latents and its second decoder come from, and how it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+OPERATORS = ("repel", "blend")
+METHODS = (*OPERATORS, "both")
+STRENGTHS = {"default": {"repel": 2.0, "blend": 1.0}, "paper": {"repel": 0.2, "blend": 0.2}}
+"""By form: what the nodes begin with, and what the paper is reported to use."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the bundle of one site is made; a part of its key."""
+
+    dictionary: str = "source"
+    """Trained on `source`, or on `all` four categories."""
+    chosen: str = "target"
+    """The pairs that chose the latents: `source` or `target`."""
+    selector: str = "score"
+    """Or `flips`, the counterfactual one."""
+    adapted: str = "target"
+    """The pairs that the second decoder learnt from."""
+    lesson: str = "pairs"
+    """Or `safe side`, the paper's."""
+    stability: bool = True
+    crossing: bool = False
+    """Gates where counterfactual tokens cross, instead of at benign quantiles."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """How bundles steer."""
+
+    method: str
+    """One of METHODS."""
+    form: str = "default"
+    gate: str = "image"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table."""
+
+    recipe: Recipe
+    sites: str = "routed"
+    """`routed`, `worst` or `random`."""
+    form: str = "default"
+    methods: tuple[str, ...] = METHODS
+    whole: bool = False
+    """Judged on all sets, not on the target alone."""
+
+
+SAFEDIG = Recipe()
+UNADAPTED = Recipe(chosen="source", adapted="source")
+
+ARMS: dict[str, Arm] = {
+    "unadapted": Arm(UNADAPTED, whole=True),
+    "unadapted, target's latents": Arm(replace(UNADAPTED, chosen="target")),
+    "SafeDIG": Arm(SAFEDIG, whole=True),
+    "upper bound": Arm(replace(SAFEDIG, dictionary="all")),
+    "no routing, worst sites": Arm(SAFEDIG, sites="worst"),
+    "no routing, random sites": Arm(SAFEDIG, sites="random"),
+    "no stability term": Arm(replace(SAFEDIG, stability=False), methods=("blend",)),
+    "paper's lesson": Arm(replace(SAFEDIG, lesson="safe side"), methods=("blend",)),
+    "paper's forms": Arm(replace(SAFEDIG, lesson="safe side"), form="paper", methods=OPERATORS),
+    "counterfactual latents": Arm(replace(SAFEDIG, selector="flips"), methods=("repel",)),
+    "counterfactual gates": Arm(replace(SAFEDIG, crossing=True), methods=("repel",)),
+}
+"""The first three parts of claim a; the last two belong to claim d."""

@@ -1,0 +1,122 @@
+"""The bundle of one site by a recipe: latents chosen, decoder adapted, gates calibrated; then the model it steers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ...host.attach import attach_bundle
+from ...steering.formats.bundle import Bundle, open_bundle
+from ...steering.gates import Gate
+from ...steering.modifiers import Blend, Form, Gated, Repel
+from ...steering.sae import SelectedLatents
+from ...steering.sites import Site
+from ...training.assembling import Part, write_parts
+from ...training.dictionaries.result import TrainedSAE
+from ...training.domains import adapt_sae
+from ...training.recordings import Recording
+from ...training.selecting import SelectionRule, select_latents
+from ...training.site_gates import calibrate_site
+from .arms import STRENGTHS, Recipe, Use
+from .dictionaries import trained
+from .prompting import group_of
+from .worlds import World
+
+OPERATIONS: dict[str, type[Gated]] = {"repel": Repel, "blend": Blend}
+LATENTS_OF_FLIPS = 60
+"""Latents at most of a category, where each thing has none of its own: as many as five things have."""
+
+
+def made_from(world: World, target: str, site: Site, recipe: Recipe) -> dict[str, Any]:
+    """All that the bundle of a site depends on."""
+    return {**world.identity, "target": target, "site": site, "recipe": recipe, "sizes": world.sizes.recorded}
+
+
+def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle | None:
+    """The bundle of a site; None where no latent is particular to any category.
+
+    Raises:
+        OutOfTime: something it needs is not finished and the budget is spent.
+    """
+    inputs = made_from(world, target, site, recipe)
+    path = world.store.path("bundles", inputs, ".safetensors")
+
+    def make() -> dict[str, Any]:
+        sae, learnt = _dictionary(world, target, site, recipe)
+        # Reading is quick; what the pairs chose is the same for several recipes, but not worth a file of its own.
+        latents = _chosen(world, sae, learnt, site, recipe)
+        union = sorted({latent for of in latents.values() for latent in of})
+        figures = {
+            "fvu": sae.fvu,
+            "l0": sae.l0,
+            "dead": sae.dead,
+            "latents": {k: len(v) for k, v in latents.items()},
+        }
+        if not union:
+            return {"file": None, **figures}
+        adapted = _adapted(world, target, sae, union, recipe)
+        fresh = world.recording(calibration=True)
+        categories = calibrate_site(sae, fresh, site, latents, world.sizes.gates, at_crossing=recipe.crossing)
+        # The paper's forms decode everything, where half precision would add its own error.
+        write_parts(path, [Part(adapted, categories)], half=False)
+        gates = {
+            name: {
+                "false_positive": of.gate.false_positive and of.gate.false_positive.value,
+                "recall": of.gate.recall and of.gate.recall.value,
+            }
+            for name, of in categories.items()
+        }
+        return {"file": path.name, **figures, "gates": gates}
+
+    with torch.inference_mode():
+        made = world.store.result("bundles", inputs, make)
+    return None if made["file"] is None else open_bundle(path)
+
+
+def _dictionary(world: World, target: str, site: Site, recipe: Recipe) -> tuple[TrainedSAE, Recording]:
+    """The autoencoder, and the recording whose pairs choose its latents."""
+    everything = world.recording()
+    recording = everything if recipe.dictionary == "all" else world.source(target)
+    return trained(world, recording, site), world.source(target) if recipe.chosen == "source" else everything
+
+
+def _chosen(
+    world: World, sae: TrainedSAE, recording: Recording, site: Site, recipe: Recipe
+) -> dict[str, tuple[int, ...]]:
+    sizes = world.sizes
+    count = sizes.count if recipe.selector == "score" else LATENTS_OF_FLIPS
+    rule = SelectionRule(recipe.selector, count, sizes.ratio)
+    return dict(select_latents(sae, recording, site, rule, group_of).latents)
+
+
+def _adapted(
+    world: World, target: str, sae: TrainedSAE, latents: Sequence[int], recipe: Recipe
+) -> TrainedSAE:
+    """With its second decoder. Source pairs teach beside the target's: what Blend knew of them it should not forget."""
+    config = world.sizes.adaptation if recipe.stability else replace(world.sizes.adaptation, stability=0.0)
+    source = world.source(target)
+    if recipe.lesson == "pairs":
+        learnt = source if recipe.adapted == "source" else world.recording()
+        return adapt_sae(sae, learnt, source, config, latents=latents, method="closed form").sae
+    everything = world.recording()
+    return adapt_sae(sae, everything, source, config, lesson=recipe.lesson, categories=[target]).sae
+
+
+def steered(world: World, target: str, sites: Sequence[Site], recipe: Recipe, use: Use) -> Any | None:
+    """The model with the bundles of these sites; None where none of them has latents."""
+    bundles = [bundle for site in sites if (bundle := bundle_of(world, target, site, recipe)) is not None]
+    model = world.model
+    # What Blend rewrites no longer fires as it did, so it comes first and Repel takes away what it has left.
+    for operator in ("blend", "repel") if use.method == "both" else (use.method,):
+
+        def modify(latents: SelectedLatents, gate: Gate, operator: str = operator) -> Gated:
+            strength = STRENGTHS[use.form][operator]
+            return OPERATIONS[operator](latents, gate, strength=strength, form=Form(use.form))
+
+        for bundle in bundles:
+            whole = operator == "blend" and use.form == "paper"
+            model = attach_bundle(model, bundle, modify, gate=use.gate, whole=whole)
+    return model if bundles else None

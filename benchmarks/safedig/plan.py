@@ -1,0 +1,56 @@
+"""Which cells there are, in the order in which they are worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...steering.sites import Site
+from ...training.routing import Ranked
+from .arms import ARMS, SAFEDIG, UNADAPTED, Arm, Recipe, Use
+from .cells import Asked
+from .prompting import ATTACKS, SETS
+from .routing import sites_of
+
+GATES = ("image", "always")
+"""With the gate, and without."""
+HEADLINE = "repel"
+"""The method that attacks are tried on, and that claims speak of where they name none."""
+
+
+def of_base(target: str) -> Iterator[tuple[str, Asked]]:
+    """The model as it is."""
+    for prompts in (*SETS, *ATTACKS):
+        yield f"base | {prompts}", Asked(target, prompts)
+
+
+def of_arms(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
+    """Claims a, c and d of a rotation: name of the cell, and the cell."""
+    for name, arm in ARMS.items():
+        yield from _of_arm(target, name, arm, ranked)
+    routed = sites_of("routed", ranked)
+    for prompts in ATTACKS:
+        for name, recipe in (("SafeDIG", SAFEDIG), ("unadapted", UNADAPTED)):
+            for gate in GATES if name == "SafeDIG" else GATES[:1]:
+                yield attack_name(name, prompts, gate), _asked(target, prompts, recipe, routed, gate)
+    # What it costs to steer without a gate.
+    yield attack_name("SafeDIG", "benign", "always"), _asked(target, "benign", SAFEDIG, routed, "always")
+
+
+def cell_name(arm: str, method: str, prompts: str) -> str:
+    return f"{arm} | {method} | {prompts}"
+
+
+def attack_name(arm: str, prompts: str, gate: str) -> str:
+    return f"{arm} | {HEADLINE} | {prompts} | gate {gate}"
+
+
+def _of_arm(target: str, name: str, arm: Arm, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
+    sites = sites_of(arm.sites, ranked)
+    for method in arm.methods:
+        for prompts in SETS if arm.whole else SETS[:1]:
+            use = Use(method, arm.form)
+            yield cell_name(name, method, prompts), Asked(target, prompts, arm.recipe, sites, use)
+
+
+def _asked(target: str, prompts: str, recipe: Recipe, sites: tuple[Site, ...], gate: str) -> Asked:
+    return Asked(target, prompts, recipe, sites, Use(HEADLINE, gate=gate))

@@ -1,0 +1,156 @@
+"""Makes what is missing, then assembles the report from finished cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..emoji_scenes.concepts import CATEGORIES
+from ..results import Claim, versions, write
+from . import claims, directions, routing
+from .cells import Cell, cell, finished
+from .claims import Rotation
+from .plan import of_arms, of_base
+from .settings import ARCHITECTURES, Sizes
+from .store import OutOfTime, Store
+from .worlds import World
+
+NAME = "safedig"
+
+
+def run(
+    store: Store,
+    sizes: Sizes,
+    *,
+    architectures: Sequence[str],
+    targets: Sequence[str],
+    candidates: bool,
+    host: str,
+) -> int:
+    """Makes what is asked for, as far as the budget goes; the report is of all that is there, asked for or not.
+
+    Returns:
+        0 where nothing is missing and every claim holds.
+    """
+    rotations: list[Rotation] = []
+    absent: list[str] = []
+    for architecture in ARCHITECTURES:
+        try:
+            world = World(architecture, sizes, store)
+        except FileNotFoundError as missing:
+            absent.append(f"{architecture}: {missing}")
+            print(absent[-1], flush=True)
+            continue
+        for target in targets if architecture in architectures else ():
+            try:
+                make(world, target, candidates)
+            except OutOfTime:
+                print(f"{architecture} {target}: the budget is spent; run this again to go on", flush=True)
+        rotations += [gathered(world, target) for target in CATEGORIES]
+    return report(rotations, absent, sizes, host=host)
+
+
+def make(world: World, target: str, candidates: bool = True) -> None:
+    """All cells of a rotation.
+
+    Raises:
+        OutOfTime: the budget is spent.
+    """
+    for name, asked in of_base(target):
+        _say(world, target, name, cell(world, asked))
+    ranked = routing.ranking(routing.terms(world, target))
+    for name, asked in of_arms(target, ranked):
+        _say(world, target, name, cell(world, asked))
+    for site in routing.sites_of("routed", ranked):
+        directions.compared(world, target, site)
+    if candidates:
+        for line in ranked:
+            _say(world, target, str(line.candidate), cell(world, routing.asked(target, line.candidate)))
+
+
+def gathered(world: World, target: str) -> Rotation:
+    """What is finished of a rotation."""
+    cells: dict[str, Cell] = {}
+    missing: list[str] = []
+
+    def look(named: Iterator[tuple[str, Any]]) -> None:
+        for name, asked in named:
+            found = finished(world, asked)
+            if found is None:
+                missing.append(name)
+            else:
+                cells[name] = found
+
+    look(of_base(target))
+    known = routing.finished(world, target)
+    if known is None:
+        return Rotation(world.architecture, target, cells, (*missing, "routing and all that follows from it"))
+    ranked = routing.ranking(known)
+    look(of_arms(target, ranked))
+    gains: dict[Any, float] = {}
+    base = cells.get("base | target")
+    for line in ranked:
+        found = finished(world, routing.asked(target, line.candidate))
+        if found is None or base is None:
+            missing.append(str(line.candidate))
+        else:
+            gains[line.candidate] = base.unsafe_rate.value - found.unsafe_rate.value
+    judged = {
+        str(site): made
+        for site in routing.sites_of("routed", ranked)
+        if (made := world.store.found("directions", directions.inputs(world, target, site))) is not None
+    }
+    whole = gains if len(gains) == len(ranked) else {}
+    return Rotation(world.architecture, target, cells, tuple(missing), ranked, whole, judged)
+
+
+def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *, host: str) -> int:
+    """Prints the claims, and writes them where they count → 0 where nothing is missing and all hold."""
+    made: dict[str, Claim] = {}
+    left_out = list(absent)
+    for r in rotations:
+        found, without = claims.of_rotation(r)
+        made |= found
+        left_out += without
+    for architecture in dict.fromkeys(r.architecture for r in rotations):
+        found, without = claims.overall(rotations, architecture)
+        made |= found
+        left_out += without
+    for name, claim in made.items():
+        print(
+            f"{'holds' if claim.holds else 'FAILS'}  {name}: {claim.value:.4f} ({claim.bound}, n {claim.n})"
+        )
+    for name in left_out:
+        print(f"left out  {name}")
+    if sizes.counts and made:
+        path = write(
+            NAME,
+            made,
+            host=host,
+            seeds=sizes.n,
+            left_out=left_out,
+            rotations={
+                r.name: {
+                    "cells": claims.table(r),
+                    "routing": claims.routing_table(r),
+                    "differences": claims.differences(r),
+                    "directions": r.directions,
+                    "missing": r.missing,
+                }
+                for r in rotations
+            },
+            sizes=asdict(sizes),
+            versions=versions("torch", "safetensors", "numpy"),
+        )
+        print(path)
+    return 0 if made and not left_out and all(claim.holds for claim in made.values()) else 1
+
+
+def _say(world: World, target: str, name: str, found: Cell) -> None:
+    unsafe, kept = found.unsafe_rate, found.kept_rate
+    print(
+        f"{world.architecture} {target}: {name}: unsafe {unsafe.value:.3f} ({unsafe.low:.3f} to {unsafe.high:.3f}), "
+        f"kept {kept.value:.3f}, {found.seconds:.2f} s a picture",
+        flush=True,
+    )

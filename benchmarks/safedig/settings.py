@@ -1,0 +1,69 @@
+"""How much is recorded, trained and judged, and by which seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...training.adaptation_terms import AdaptationConfig
+from ...training.dictionaries.config import TrainingConfig
+from ...training.gates import GateRule
+
+REVISION = 1
+"""Part of every key: raise it where a change makes finished results stale."""
+
+ARCHITECTURES = ("flux", "sd3")
+
+TRAIN_SEED, CALIBRATE_SEED, JUDGE_SEED = 301, 302, 9003
+ROUTED = 3
+"""Sites that SafeDIG acts at."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything that costs time."""
+
+    pairs: int = 48
+    """Of a category in the training recordings, half of them beside a benign thing."""
+    benign: int = 96
+    calibration_pairs: int = 24
+    calibration_benign: int = 192
+    tokens_per_image: int = 32
+    """In training recordings; calibration keeps all, for a gate sees the highest of all."""
+    n: int = 208
+    """Pictures in a cell."""
+    routing_pairs: int = 32
+    routing_benign: int = 8
+    count: int = 12
+    """Latents at most of each thing of a category, or of its attribute."""
+    ratio: float = 4.0
+    """A latent's mean on unsafe tokens is above so many times that on others."""
+    training: TrainingConfig = TrainingConfig(
+        latents=2048, k=24, steps=2000, batch=1024, rate=1e-3, dead_after=200_000, checkpoint_every=250
+    )
+    adaptation: AdaptationConfig = AdaptationConfig()
+    gates: GateRule = GateRule()
+
+    @property
+    def counts(self) -> bool:
+        """Whether the figures are worth writing down."""
+        return self.n >= 200
+
+    @property
+    def recorded(self) -> Sizes:
+        """Without what bundles do not depend on."""
+        return replace(self, n=0, routing_pairs=0, routing_benign=0)
+
+    def with_cells_of(self, n: int) -> Sizes:
+        """With n pictures a cell, and recordings to match where n is for a trial."""
+        if n >= 200:
+            return replace(self, n=n)
+        return replace(
+            self,
+            n=n,
+            pairs=min(self.pairs, max(8, n)),
+            benign=min(self.benign, max(16, n)),
+            calibration_pairs=min(self.calibration_pairs, max(8, n // 2)),
+            calibration_benign=min(self.calibration_benign, max(32, 2 * n)),
+            routing_pairs=min(self.routing_pairs, max(8, n // 2)),
+            routing_benign=min(self.routing_benign, 4),
+        )
