@@ -30,7 +30,7 @@ from benchmarks.hosting.install import NEWEST, OLDEST, InstallFailed, install  #
 ENVIRONMENT = ROOT / ".nox" / "steerdit"
 STAMP = ENVIRONMENT / "installed.txt"
 TESTS = ("unit", "host", "server", "browser")
-BENCHMARKS = ("repel", "kernels", "recordings", "safedig")
+BENCHMARKS = ("repel", "kernels", "recordings", "safedig", "trainers")
 
 nox.needs_version = ">=2024.3.2"
 nox.options.default_venv_backend = "none"

@@ -1,5 +1,6 @@
-"""How fast autoencoders are trained beside the peers' own trainers: ``python -m steerdit.benchmarks.trainers``.
+"""How fast autoencoders are trained beside the peers' own trainers: ``nox -s bench -- trainers``.
 
+Claims e: tokens per second and FVU. Claim f: what is killed goes on to the same bytes (trainer_kills.py).
 All see the same batches, in turns, with the same latents, k, rate, schedule and thread; the time is that of whole
 steps, and the FVU that of the same held-out activations when all steps are made. Activations are of a recording
 (--recording and --site), or drawn: sums of few of many directions of uneven frequency, with noise and a mean.
@@ -8,6 +9,7 @@ steps, and the FVU that of the same held-out activations when all steps are made
 from __future__ import annotations
 
 import argparse
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ..training.dictionaries.config import TrainingConfig
 from . import trainer_columns
 from .results import Claim, at_least, at_most, versions, write
 from .timing import beside_each_other, described
+from .trainer_kills import kills
 
 SEED = 31
 HELD = 2048
@@ -160,6 +163,7 @@ def main() -> None:
     ask.add_argument("--only", help="names of cases, with commas between, such as e.192.topk.float32")
     ask.add_argument("--columns", help="names of trainers, with commas between; `ours` has to be among them")
     ask.add_argument("--steps", type=int, help="of every case, instead of its own; not written")
+    ask.add_argument("--kills", type=int, default=10, help="random points at which a training is killed")
     ask.add_argument("--recording", type=Path, help="take its activations, at its width")
     ask.add_argument("--site")
     args = ask.parse_args()
@@ -183,6 +187,10 @@ def main() -> None:
         for name, speed in row["tokens_per_second"].items():
             print(f"{case.name} {name}: {speed:,.0f} tokens/s, FVU {row['fvu'][name]:.4f}", flush=True)
         claims |= found
+    with tempfile.TemporaryDirectory() as made:
+        if args.kills:
+            found, rows["f"] = kills(Path(made), args.kills)
+            claims |= found
     for name, claim in claims.items():
         verdict = "ran  " if args.tiny or args.steps else "holds" if claim.holds else "FAILS"
         print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})")
