@@ -24,6 +24,12 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..steering.formats import header
+from ..steering.formats.bundle import LatentTensors
+from ..steering.gates import Gate
+from ..steering.modifiers import Repel, Step
+from ..steering.sae import SelectedLatents
+from ..steering.sites import Site
 from . import kernel_columns as columns
 from . import kernels_cuda
 from .hosting.in_process import boot
@@ -111,6 +117,20 @@ def selected(w: columns.World, s: int) -> Iterator[tuple[str, columns.Run]]:
 
     yield "code", code
     yield "steer", lambda: kernels.encode_and_steer(w.x, encoder, bias, zero, decoder, -1.0, True)
+    yield "repel", repel(w, s)
+
+
+def repel(w: columns.World, s: int) -> columns.Run:
+    """The modifier of the node: in float32, with the gate's scores and every finding checked, the norm kept."""
+    category = header.Category(tuple(range(s)), (1.0,) * s, header.Gate(0.0, 0.0))
+    sae = header.SaeSite(w.x.shape[1], len(w.encoder), "jumprelu", categories={"any": category})
+    encoder, bias, decoder = (part[:s].float() for part in (w.encoder, w.encoder_bias, w.decoder))
+    shift, threshold = w.decoder_bias.float(), torch.zeros(s)
+    tensors = LatentTensors(tuple(range(s)), encoder, bias, decoder, shift, threshold, None)
+    latents = SelectedLatents(sae, tensors)
+    modify = Repel(latents, Gate.over("image", {"any": category}, latents.latents))
+    step = Step(Site.parse("double.0.image"), 1.0, (0,))
+    return lambda: modify(w.x[None], step)
 
 
 def double_block(d: int, heads: int, tokens: int, dtype: torch.dtype) -> columns.Run:

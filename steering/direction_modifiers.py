@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import kernels
 from .directions import DirectionSet, Weighting
 from .errors import SteeringError
+from .finite import all_finite, sum_is_finite
 from .firing import FiringRecord
 from .modifiers import Step
 
@@ -66,9 +67,9 @@ class Directional:
         x = tokens if tokens.dtype == torch.float64 else tokens.float()
         scores = self.directions.scores(x)  # (R, L, C)
         # One wait for the device, not two.
-        finite = x.isfinite().all() & scores.isfinite().all()
+        finite = sum_is_finite(x) & scores.isfinite().all()
         is_finite, acts = torch.stack([finite, self.acts(x, scores)]).tolist()
-        step.require_finite(is_finite)
+        step.require_finite(is_finite or (all_finite(x) and all_finite(scores)))
         if step.observe is not None:
             step.observe(self._record(scores, step))
         if self.strength == 0 or not acts:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .. import kernels
 from .errors import SteeringError
+from .finite import all_finite, sum_is_finite
 from .firing import FiringRecord
 from .gates import Gate, Reading
 from .sae import SelectedLatents
@@ -63,7 +64,7 @@ class Step:
 
     def require_held(self, changed: Tensor, strength: float) -> Tensor:
         """What came of steering, or a SteeringError if its dtype could not hold it."""
-        if not changed.isfinite().all():
+        if not all_finite(changed):
             raise SteeringError(
                 self.where,
                 expected=f"numbers that {changed.dtype} can hold",
@@ -125,10 +126,10 @@ class Gated:
         x = tokens if tokens.dtype == torch.float64 else tokens.float()
         z = self.latents.encode(x)  # (R, L, S)
         reading = self.gate.read(z)
-        finite = x.isfinite().all() & reading.scores.isfinite().all()
+        finite = sum_is_finite(x) & reading.scores.isfinite().all()
         # One wait for the device, not two.
         is_finite, is_open = torch.stack([finite, reading.open.any()]).tolist()
-        step.require_finite(is_finite)
+        step.require_finite(is_finite or (all_finite(x) and all_finite(reading.scores)))
         if step.observe is not None:
             step.observe(
                 FiringRecord(
