@@ -3,14 +3,15 @@
 The host calls the model many times a run, in batches that it composes itself. What has to survive between
 those calls lives in a `Run` that the OUTER_SAMPLE wrapper puts into the run's own copy of the options, and
 that ends with it. When a run has made its latent, its log is filed under the digest of each picture, so that
-a node that gets only the LATENT finds what fired.
+a node that gets only the LATENT finds what fired. Runs that change nothing make the same picture whatever they watch,
+so a picture may have the logs of several runs; none of them takes another's place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from threading import Lock
@@ -25,9 +26,11 @@ from ..steering.firing import FiringLog
 from ..steering.sites import Site
 
 RUN_KEY = "steerdit_run"
-LOGS_KEPT = 64
+RUNS_KEPT = 32
+"""How many runs' logs are in memory, whatever the number of their pictures."""
 
-_logs: OrderedDict[str, tuple[FiringLog, int]] = OrderedDict()
+_filed: deque[tuple[dict[str, int], FiringLog]] = deque(maxlen=RUNS_KEPT)
+"""Each run's pictures by digest, with their numbers in its log; the newest first."""
 _lock = Lock()
 
 
@@ -84,15 +87,31 @@ class Run:
             return [chunk for chunk, one in enumerate(ids) if one not in negative]
         return [chunk for chunk, number in enumerate(numbers) if number == 0]
 
-    def called(self, wanted: Collection[Site], visited: Collection[Site], may_skip: bool) -> None:
+    def called(
+        self,
+        wanted: Collection[Site],
+        visited: Collection[Site],
+        may_skip: bool,
+        ran: Collection[Site] = (),
+    ) -> None:
         """Takes note of one steered call, and refuses a model that passes by its sites.
 
         Args:
             may_skip: another node may have answered the call without running the model, as caching nodes do.
                 Then the missing sites get until the end of the run to be visited.
+            ran: sites whose block ran in this call. None of them was skipped, so all must have been visited.
         """
         self._wanted |= set(wanted)
         self._visited |= set(visited)
+        unguarded = set(ran) - set(visited)
+        if unguarded:
+            raise SteeringError(
+                ", ".join(map(str, sorted(unguarded))),
+                expected="every run of the block to pass through the host's block hooks",
+                found=f"a call (number {self.calls}) in which the block ran without them",
+                remedy="Another node replaces the model's forward pass or drops its options in some calls, which would "
+                "not be steered. Steer without it.",
+            )
         if may_skip:
             return
         _require_visited(self._wanted - self._visited)
@@ -143,33 +162,45 @@ def digest(picture: Tensor) -> str:
 
 
 def file_log(latent: Tensor, log: FiringLog) -> None:
-    """Files a run's log under each picture of the latent (B, C, H, W) that it made; the oldest is forgotten."""
+    """Files a run's log under each picture of the latent (B, C, H, W) that it made; the oldest run is forgotten."""
+    pictures = {digest(picture): image for image, picture in enumerate(latent)}
     with _lock:
-        for image, picture in enumerate(latent):
-            key = digest(picture)
-            _logs[key] = log, image
-            _logs.move_to_end(key)
-        while len(_logs) > max(LOGS_KEPT, len(latent)):
-            _logs.popitem(last=False)
+        _filed.appendleft((pictures, log))
 
 
-def find_logs(latent: Tensor) -> list[tuple[FiringLog, int]]:
-    """The log and the picture's number in it, for each picture of a latent (B, C, H, W).
+def find_logs(latent: Tensor) -> list[list[tuple[FiringLog, int]]]:
+    """For each picture of a latent (B, C, H, W) the logs of all runs that made it, with its number in them.
+
+    The newest run is first.
 
     Raises:
-        SteeringError: a picture is not known.
+        SteeringError: the latent has no picture, or one that is not known.
     """
+    if latent.ndim < 3 or len(latent) == 0:
+        raise SteeringError(
+            "LATENT",
+            expected="at least one picture",
+            found=f"a tensor of shape {list(latent.shape)}",
+            remedy="Connect the sampler's own LATENT.",
+        )
+    names = [digest(picture) for picture in latent]
     with _lock:
-        found = [_logs.get(digest(picture)) for picture in latent]
-    if any(entry is None for entry in found):
+        found = [[(log, pictures[name]) for pictures, log in _filed if name in pictures] for name in names]
+    if not all(found):
         raise SteeringError(
             "LATENT",
             expected="the unchanged output of a sampler whose MODEL went through a SteerDiT node",
-            found=f"a latent that is not among the last {LOGS_KEPT} steered pictures",
+            found=f"a latent that is not among the pictures of the last {RUNS_KEPT} steered runs",
             remedy="Connect the sampler's own LATENT (its `output`, where it has two). If it is connected, the log is "
             "no longer in memory: change the seed to sample again.",
         )
-    return [entry for entry in found if entry is not None]
+    return found
+
+
+def forget_logs() -> None:
+    """Forgets all runs."""
+    with _lock:
+        _filed.clear()
 
 
 def sampling_run(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,14 +55,15 @@ def steered_call(
         )
     dit = model.diffusion_model
     family = family_of(dit)
-    layout = family.layout(getattr(dit, "_orig_mod", dit), x, c_crossattn, kwargs.get("ref_latents") or ())
+    dit = getattr(dit, "_orig_mod", dit)
+    layout = family.layout(dit, x, c_crossattn, kwargs.get("ref_latents") or ())
     rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0], run.batch)
     call = Call(plan, run, family, layout, sigma, x.shape[0], rows, images, run.is_whole(x))
     context = call.conditioning(c_crossattn)
-    with running_eagerly(options):
+    with running_eagerly(options), blocks_that_run(family, dit, plan.sites()) as ran:
         result = executor(x, t, c_concat, context, control, call.options_around(options), **kwargs)
     may_skip = bool(options.get("wrappers", {}).get("diffusion_model"))
-    run.called(plan.sites(), call.visited, may_skip)
+    run.called(plan.sites(), call.visited, may_skip, ran)
     return result
 
 
@@ -179,6 +181,25 @@ class Call:
         changed = tokens.clone()  # the host's blocks write in place; what is theirs stays theirs
         changed[:, span][self.rows] = after
         return changed
+
+
+@contextmanager
+def blocks_that_run(family: Family, dit: Any, sites: Sequence[Site]) -> Generator[set[Site]]:
+    """Notes the sites whose block runs in the meantime, by the host's hooks or past them.
+
+    What a caching node skips does not run. Whole blocks are looked at, because such nodes run parts of one to decide.
+    """
+    ran: set[Site] = set()
+    with ExitStack() as stack:
+        for site in sites:
+            if site.index is not None:
+                handle = family.block(dit, site).register_forward_pre_hook(partial(_note, ran, site))
+                stack.callback(handle.remove)
+        yield ran
+
+
+def _note(ran: set[Site], site: Site, *_: object) -> None:
+    ran.add(site)
 
 
 @contextmanager

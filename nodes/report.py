@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 from torch.nn import functional
 
-from ..host.run import find_logs
 from ..steering.errors import SteeringError
-from ..steering.firing import FiringLog
 from .schema import schema
+
+if TYPE_CHECKING:
+    from ..steering.firing import FiringLog
 
 PIXELS_PER_PATCH = 16
 
@@ -61,24 +62,26 @@ class ReportNode(io.ComfyNode):
     def execute(
         cls, samples: dict[str, Any], image: Tensor | None = None, category: str = "all"
     ) -> io.NodeOutput:
+        from ..host.run import find_logs
+
         logs = find_logs(samples["samples"])
         name = None if category.strip() in ("", "all", "default") else category.strip()
-        for log, _ in logs:
-            if name is not None and name not in log.categories():
+        for runs in logs:
+            watched = dict.fromkeys(category for log, _ in runs for category in log.categories())
+            if name is not None and name not in watched:
                 raise SteeringError(
                     f"category {name!r}",
-                    expected="all, or one of "
-                    + (", ".join(log.categories()) or "none: no steering was active"),
+                    expected="all, or one of " + (", ".join(watched) or "none: no steering was active"),
                     found=repr(name),
                     remedy="Choose a category that the steering nodes act on.",
                 )
         table = "\n\n".join(
-            _described(log, at, name, number) for number, (log, at) in enumerate(logs, start=1)
+            section for number, runs in enumerate(logs, start=1) for section in _sections(runs, name, number)
         )
-        heat = _heats([log.heat(at, name) for log, at in logs])  # (B, h, w)
+        heat = _heats([_hottest([log.heat(at, name) for log, at in runs]) for runs in logs])  # (B, h, w)
         overlay, heat = paint(image, heat)
-        score = max(log.severity(at, name) for log, at in logs)
-        fired = any(log.fired(at, name) for log, at in logs)
+        score = max(log.severity(at, name) for runs in logs for log, at in runs)
+        fired = any(log.fired(at, name) for runs in logs for log, at in runs)
         return io.NodeOutput(
             table,
             overlay,
@@ -89,6 +92,17 @@ class ReportNode(io.ComfyNode):
         )
 
 
+def _sections(runs: list[tuple[FiringLog, int]], category: str | None, number: int) -> list[str]:
+    """What each run that made the picture watched, the newest first; what several say alike is said once."""
+    said = list(dict.fromkeys(_described(log, at, category, number) for log, at in runs))
+    if len(said) == 1:
+        return said
+    return [
+        f"picture {number} came out of {len(said)} kinds of run alike, and what any of them saw counts:",
+        *said,
+    ]
+
+
 def _described(log: FiringLog, at: int, category: str | None, number: int) -> str:
     if log.is_empty:
         return f"picture {number}: nothing was watched, because no steering was active at any step"
@@ -96,6 +110,12 @@ def _described(log: FiringLog, at: int, category: str | None, number: int) -> st
     return "\n".join(
         [f"picture {number}: {verdict} (severity {log.severity(at, category):.2f})", *log.table(at, category)]
     )
+
+
+def _hottest(maps: list[Tensor | None]) -> Tensor | None:
+    """The highest severity (h, w) over the runs of a picture; None where none of them watched an image site."""
+    seen = [heat for heat in maps if heat is not None]
+    return torch.stack(seen).amax(0) if seen else None
 
 
 def _heats(maps: list[Tensor | None]) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
@@ -55,6 +55,10 @@ class Family(Protocol):
 
     name: str
 
+    def require(self, dit: Any) -> None:
+        """A SteeringError for another architecture of the same class."""
+        ...
+
     def sites(self, dit: Any) -> tuple[Site, ...]:
         """All sites of a run without references, in the order of a forward pass."""
         ...
@@ -77,6 +81,10 @@ class Family(Protocol):
         """Which tokens of the conditioning the site `text` means."""
         ...
 
+    def block(self, dit: Any, site: Site) -> nn.Module:
+        """The block after which the site is; not for the site `text`."""
+        ...
+
     def slot(self, site: Site) -> tuple[str, int]:
         """The block's key among the host's block replacements."""
         ...
@@ -90,9 +98,10 @@ def family_of(dit: Any) -> Family:
     """The family of a diffusion model, compiled or not.
 
     Raises:
-        SteeringError: names the class where none fits.
+        SteeringError: names the class where none fits, or what the model is instead.
     """
-    kind = type(getattr(dit, "_orig_mod", dit))
+    dit = getattr(dit, "_orig_mod", dit)
+    kind = type(dit)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name not in FAMILIES:
         raise SteeringError(
@@ -102,7 +111,9 @@ def family_of(dit: Any) -> Family:
             remedy="SteerDiT does not support this model, or a loader replaced the host's own class. Load the "
             "model with the host's Load Diffusion Model or Load Checkpoint node.",
         )
-    return import_module(f".{FAMILIES[name]}", __name__).FAMILY
+    family: Family = import_module(f".{FAMILIES[name]}", __name__).FAMILY
+    family.require(dit)
+    return family
 
 
 def no_such_site(family: str, site: Site, expected: str) -> SteeringError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
@@ -17,6 +17,23 @@ class Flux:
     """FLUX.1 dev, schnell, Kontext and Fill."""
 
     name = "flux"
+
+    def require(self, dit: Any) -> None:
+        params = dit.params  # older hosts lack the newer fields
+        found = None
+        if getattr(params, "global_modulation", False):
+            found = "a FLUX.2 model (global modulation)"
+        elif getattr(params, "yak_mlp", False) or getattr(params, "txt_norm", False):
+            found = "an Ovis-Image model (gated MLP, normalised text)"
+        elif getattr(params, "vec_in_dim", None) is None:
+            found = "a model without pooled text, such as LongCat-Image"
+        if found is not None:
+            raise SteeringError(
+                "MODEL",
+                expected="a FLUX.1 model",
+                found=found,
+                remedy="It has FLUX.1's class but is another model, where a bundle for FLUX.1 means nothing.",
+            )
 
     def sites(self, dit: Any) -> tuple[Site, ...]:
         blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
@@ -40,13 +57,6 @@ class Flux:
         )
 
     def width(self, dit: Any, site: Site) -> int:
-        if dit.params.global_modulation:
-            raise SteeringError(
-                "MODEL",
-                expected="a FLUX.1 model",
-                found="a FLUX.2 model (global modulation)",
-                remedy="SteerDiT does not support FLUX.2 yet.",
-            )
         if site.block == "text":
             return dit.params.context_in_dim
         blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
@@ -71,6 +81,9 @@ class Flux:
 
     def text(self, context: Tensor) -> slice:
         return slice(0, context.shape[1])
+
+    def block(self, dit: Any, site: Site) -> nn.Module:
+        return getattr(dit, f"{site.block}_blocks")[site.index]
 
     def slot(self, site: Site) -> tuple[str, int]:
         assert site.index is not None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
@@ -19,6 +19,9 @@ class SD3:
     """SD3 medium, SD3.5 medium and large."""
 
     name = "sd3"
+
+    def require(self, dit: Any) -> None:
+        """Nothing else has its class."""
 
     def sites(self, dit: Any) -> tuple[Site, ...]:
         last = len(dit.joint_blocks) - 1
@@ -62,6 +65,9 @@ class SD3:
                 remedy="Load the T5 text encoder as well, or leave the site out (`-text`).",
             )
         return slice(CLIP_TOKENS, context.shape[1])
+
+    def block(self, dit: Any, site: Site) -> nn.Module:
+        return dit.joint_blocks[site.index]
 
     def slot(self, site: Site) -> tuple[str, int]:
         assert site.index is not None

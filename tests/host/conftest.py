@@ -23,6 +23,14 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
+def _nothing_filed() -> None:
+    """Runs of other tests make the same pictures."""
+    from steerdit.host.run import forget_logs
+
+    forget_logs()
+
+
+@pytest.fixture(autouse=True)
 def _as_nodes_run() -> Iterator[None]:
     """The host runs nodes in inference mode."""
     with torch.inference_mode():

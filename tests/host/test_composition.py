@@ -177,11 +177,12 @@ def test_text_that_another_pack_adds_shifts_nothing_unseen(
     assert torch.equal(seen[0], joint[0][spans[stream]])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("calls_heard", [0, 1])
-def test_a_forward_pass_that_ignores_the_hooks_is_refused_or_told(
-    calls_heard: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_forward_pass_that_ignores_the_hooks_is_refused_at_once(
+    family: str, calls_heard: int, tmp_path: Path
 ) -> None:
-    model = tiny("flux", tmp_path)
+    model = tiny(family, tmp_path)
     dit = model.model.diffusion_model
     original = dit.forward
     calls: list[int] = []
@@ -192,12 +193,47 @@ def test_a_forward_pass_that_ignores_the_hooks_is_refused_or_told(
         )
 
     dit.forward = deaf
+    steered = repelled(model, bundle(tmp_path, family))
+    refusal = rf"0\.text.*call \(number {calls_heard + 1}\) in which the block ran without"
+    with pytest.raises(SteeringError, match=refusal):
+        sample(steered, prompt(family, 1), prompt(family, 2), callback=lambda step, *_: calls.append(step))
+    assert len(calls) == calls_heard
+
+
+def test_a_wrapper_that_drops_the_hooks_later_on_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    def without(value: Any) -> Any:
+        return {**value, "patches_replace": {}} if isinstance(value, dict) and len(calls) > 1 else value
+
+    def deaf(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return executor(*map(without, args), **{name: without(value) for name, value in kwargs.items()})
+
+    calls: list[int] = []
+    model = tiny("flux", tmp_path)
     steered = repelled(model, bundle(tmp_path, "flux"))
-    refusal = pytest.raises(SteeringError, match=r"double\.0\.text.*never did")
-    with nullcontext() if calls_heard else refusal:
-        sample(steered, prompt("flux", 1), prompt("flux", 2), callback=lambda step, *_: calls.append(step))
-    assert len(calls) == (3 if calls_heard else 0), "the first step already told"
-    assert caplog.text.count("pass by the steered blocks") == calls_heard
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    steered.add_wrapper_with_key(kind, "other", deaf)
+    with pytest.raises(SteeringError, match="the block ran without them"):
+        sample(steered, prompt("flux", 1), prompt("flux", 2))
+    assert len(calls) == 2
+    assert not any(module._forward_pre_hooks for module in model.model.diffusion_model.modules())
+
+
+def test_calls_that_an_earlier_answer_serves_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny("flux", tmp_path)
+    dit = model.model.diffusion_model
+    original, answers = dit.forward, []
+
+    def reusing(*args: Any, **kwargs: Any) -> Any:
+        answers.append(answers[0] if answers else original(*args, **kwargs))
+        return answers[0]
+
+    dit.forward = reusing
+    sample(repelled(model, bundle(tmp_path, "flux")), prompt("flux", 1), prompt("flux", 2))
+    assert len(answers) == 3
+    assert caplog.text.count("pass by the steered blocks") == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -264,9 +300,9 @@ def test_a_recorder_sees_what_a_forward_hook_sees(family: str, tmp_path: Path) -
 def test_the_log_of_a_picture_is_found_by_its_latent(tmp_path: Path) -> None:
     steered = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"), strength=0.0)
     latent = sample(steered, prompt("flux", 1), prompt("flux", 2), cfg=3.0, start=noise(2))
-    (_, first), (log, second) = find_logs(latent)
+    ((_, first),), ((log, second),) = find_logs(latent)
     assert (first, second) == (0, 1)
-    ((same, at),) = find_logs(latent[1:])
+    (((same, at),),) = find_logs(latent[1:])
     assert same is log
     assert at == 1
     with pytest.raises(SteeringError, match="LATENT"):

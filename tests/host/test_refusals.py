@@ -73,6 +73,17 @@ def test_a_flux2_model(tmp_path: Path) -> None:
     assert "FLUX.2" in refusal(lambda: repelled(model, bundle(tmp_path, "flux")))
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"yak_mlp": True}, "Ovis"), ({"txt_norm": True}, "Ovis"), ({"vec_in_dim": None}, "LongCat")],
+)
+def test_other_models_of_the_same_class(change: dict[str, object], name: str, tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    for field, value in change.items():
+        setattr(model.model.diffusion_model.params, field, value)  # older hosts lack some
+    assert name in refusal(lambda: repelled(model, bundle(tmp_path, "flux")))
+
+
 def test_an_unknown_model(tmp_path: Path) -> None:
     model = tiny("flux", tmp_path).clone()
     model.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))

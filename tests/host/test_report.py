@@ -106,3 +106,30 @@ def test_a_batch_of_pictures_steered_at_different_sites(tmp_path: Path) -> None:
     _, _, heat, _, _ = report(torch.cat(latents))
     assert heat.shape == (2, 16 * GRID[0], 16 * GRID[1])
     assert not heat[0].any()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_runs_that_make_the_same_picture_are_told_apart_and_all_count(order: int, tmp_path: Path) -> None:
+    model = tiny("flux", tmp_path)
+    watching = repelled(model, bundle(tmp_path, "flux"), strength=0.0)
+    closed = repelled(model, bundle(tmp_path, "flux", categories={"never": NEVER}, seed=12), gate="image")
+    first, second = [sample(one, *PROMPTS) for one in (watching, closed)[::order]]
+    assert torch.equal(first, second)
+    table, _, heat, fired, _ = report(first)
+    assert fired is True
+    assert float(heat.max()) > 0.5
+    assert "2 kinds of run" in table
+    assert report(first, category="never")[3] is False
+    assert report(first, category="weapons")[3] is True
+
+
+def test_a_run_that_is_repeated_is_reported_once(tmp_path: Path) -> None:
+    steered = repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux"))
+    table = report(sample(steered, *PROMPTS))[0]
+    assert report(sample(steered, *PROMPTS))[0] == table
+
+
+def test_an_empty_batch(tmp_path: Path) -> None:
+    latent = sample(repelled(tiny("flux", tmp_path), bundle(tmp_path, "flux")), *PROMPTS)
+    with pytest.raises(SteeringError, match="at least one picture"):
+        report(latent[:0])
