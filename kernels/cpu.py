@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from . import reference
-from .checks import refuse_by_name, refuse_not_finite, refuse_sums, sums
-from .chunks import Sparse, blocks, padded, parts_of, pre_activations
-from .ranking import INTEGERS, Ranking
+from .checks import refuse_by_name, refuse_sums, sums
+from .chunks import Sparse, blocks, padded, parts_of
+from .firing import Firing
+from .keys import INTEGERS
+from .ranking import Ranking
 from .reference import add_direction, encode_selected, project_out
 
 __all__ = [
@@ -26,6 +30,8 @@ __all__ = [
     "topk_membership",
 ]
 
+R = TypeVar("R", Ranking, Firing)
+
 TOKENS_AT_ONCE = 64
 """Tokens steered or decoded at one time: what is between reading and writing them stays in the cache."""
 
@@ -34,14 +40,8 @@ def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, 
     """As the reference; the pre-activations are the reference's own, so that the sets are equal."""
     if x.dtype not in INTEGERS:
         return reference.encode_topk(x, rows, bias, k)
-    kept: list[tuple[Tensor, Tensor]] = []
-    for part in parts_of(x, len(rows)):
-        ranking = Ranking(k, len(rows), len(part), x.dtype)
-        for block in blocks(part, rows, bias):
-            ranking.add(block)
-        if not ranking.finite():
-            refuse_by_name(x.dtype, x=x, rows=rows, bias=bias)
-        kept.append(ranking.largest())
+    read = _read(x, rows, bias, lambda tokens: Ranking(k, len(rows), tokens, x.dtype))
+    kept = [ranking.largest() for ranking in read]
     values, indices = (torch.cat(part).view(*x.shape[:-1], k) for part in zip(*kept))
     return values.relu_(), indices
 
@@ -50,13 +50,10 @@ def encode_threshold(
     x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor, capacity: int | None = None
 ) -> Sparse:
     """As the reference."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for pre in pre_activations(x, rows, bias):  # (T, N)
-        refuse_not_finite(pre, x=x, rows=rows, bias=bias)
-        token, latent = np.nonzero((pre > threshold).numpy())
-        token, latent = torch.from_numpy(token), torch.from_numpy(latent)
-        found.append((pre[token, latent], latent, torch.bincount(token, minlength=len(pre))))
-    return padded(found, x.shape[:-1], capacity)
+    if x.dtype not in INTEGERS:
+        return reference.encode_threshold(x, rows, bias, threshold, capacity)
+    read = _read(x, rows, bias, lambda tokens: Firing(threshold, len(rows), tokens, x.dtype))
+    return padded([firing.found() for firing in read], x.shape[:-1], capacity)
 
 
 def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: int) -> Tensor:
@@ -125,3 +122,18 @@ def encode_and_steer(
 ) -> Tensor:
     """As the reference."""
     return steer_selected(x, encode_selected(x, encoder, bias, threshold), directions, strength, keep_norm)
+
+
+def _read(x: Tensor, rows: Tensor, bias: Tensor, reader: Callable[[int], R]) -> Generator[R]:
+    """What reads all pre-activations of each chunk of tokens, block by block; made for so many tokens.
+
+    Raises:
+        ValueError: some are not finite.
+    """
+    for part in parts_of(x, len(rows)):
+        reading = reader(len(part))
+        for block in blocks(part, rows, bias):
+            reading.add(block)
+        if not reading.extremes.finite:
+            refuse_by_name(x.dtype, x=x, rows=rows, bias=bias)
+        yield reading

@@ -6,8 +6,7 @@ number of the answer does, ties included, and lies in a group whose maximum does
 reaches the bound in them is sorted by number and index. What comes after the first numbers has to exceed the k-th
 largest so far, because of equal ones the earlier wins.
 
-Floats are compared as integers of their bits, which rise with them from 0 upwards; where a bound is not positive the
-bits are mended first.
+Floats are compared as integers of their bits (keys.py); where a bound is not positive the bits are mended first.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .keys import HOT_BYTES, INTEGERS, Extremes, rising
+
 MEMBERS = 8
 """Numbers in a group."""
 COARSE = 4
@@ -26,10 +27,6 @@ CROWD = 8
 """Columns in which more than CROWD · k groups reach the bound, by ties, are sorted whole."""
 SORTED_AT_ONCE = 16
 """Columns sorted whole at one time."""
-HOT_BYTES = 1 << 20
-"""Numbers that are looked at twice are so many at a time, which stay in the cache."""
-
-INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 VALUE = (1 << 32) - 1
 HIGHEST = (1 << 31) - 1
 
@@ -54,7 +51,7 @@ class Ranking:
         """(columns, min(k, seen))"""
         self.bound: Any = None
         """(columns,) what a number has to reach, once there are k."""
-        self.highest = self.lowest = 0
+        self.extremes = Extremes(dtype)
 
     def add(self, rows: Tensor) -> None:
         """The next rows (n, columns), contiguous."""
@@ -64,35 +61,27 @@ class Ranking:
         maxima = self._maxima(keys)
         bound = self._first_bound(maxima) if self.bound is None else self.bound
         if bound.min() <= 0:
-            keys = _rising(keys)
+            keys = rising(keys)
             maxima = self._maxima(keys)
             bound = self._first_bound(maxima) if self.bound is None else self.bound
         self._merge(self._reaching(keys.numpy(), maxima.numpy(), bound), len(rows))
-
-    def finite(self) -> bool:
-        """Whether no number was NaN or infinite."""
-        infinity = int(torch.tensor(torch.inf, dtype=self.dtype).view(INTEGERS[self.dtype]))
-        sign = 1 << (8 * self.dtype.itemsize - 1)
-        return self.highest < infinity and self.lowest < infinity + sign
 
     def largest(self) -> tuple[Tensor, Tensor]:
         """The k largest of each column, falling, and the rows that they are in, (columns, k), if all are finite."""
         order = torch.from_numpy(self.order).view(self.columns, self.k)
         keys = (HIGHEST - (order >> self.row_bits & VALUE)).to(INTEGERS[self.dtype])
-        return _rising(keys).view(self.dtype), order & (1 << self.row_bits) - 1
+        return rising(keys).view(self.dtype), order & (1 << self.row_bits) - 1
 
     def _maxima(self, keys: Tensor) -> Tensor:
-        """The largest of each whole group of rows, (n // MEMBERS, columns); notes what says whether all are finite."""
+        """The largest of each whole group of rows, (n // MEMBERS, columns)."""
         maxima = keys.new_empty(len(keys) // MEMBERS, self.columns)
         step = max(1, HOT_BYTES // (MEMBERS * self.columns * keys.element_size()))
-        for at in range(0, len(maxima) + 1, step):  # once more, for what is in no group
+        for at in range(0, len(maxima), step):
             into = maxima[at : at + step]
-            some = keys[at * MEMBERS : (at + step) * MEMBERS]
-            torch.amax(some[: len(into) * MEMBERS].view(-1, MEMBERS, self.columns), 1, out=into)
-            # Taken without a sign, the bits of numbers below zero are above all others and rise with their size.
-            self.lowest = max(self.lowest, int(some.numpy().view(f"u{some.element_size()}").max(initial=0)))
-        for part in (maxima, keys[len(maxima) * MEMBERS :]):
-            self.highest = max(self.highest, int(part.numpy().max(initial=0)))
+            some = keys[at * MEMBERS : (at + len(into)) * MEMBERS]
+            torch.amax(some.view(-1, MEMBERS, self.columns), 1, out=into)
+            self.extremes.look(some.numpy(), into.numpy())
+        self.extremes.look(keys[len(maxima) * MEMBERS :].numpy())
         return maxima
 
     def _first_bound(self, maxima: Tensor) -> Any:
@@ -151,8 +140,3 @@ class Ranking:
         if self.seen >= self.k:
             kth = HIGHEST - (self.order[:, -1] >> self.row_bits & VALUE)
             self.bound = (kth + 1).astype(f"i{self.dtype.itemsize}")
-
-
-def _rising(keys: Tensor) -> Tensor:
-    """Integers that rise with floats of either sign, and are equal for −0 and 0, of their bits; and back again."""
-    return torch.where(keys < 0, torch.iinfo(keys.dtype).min - keys, keys)

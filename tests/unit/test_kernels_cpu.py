@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steerdit import kernels
-from steerdit.kernels import chunks, cpu, ranking, reference
+from steerdit.kernels import chunks, cpu, firing, keys, ranking, reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 seeds = st.integers(0, 10_000)
@@ -51,7 +51,7 @@ def ranked(pre: Tensor, k: int, step: int) -> ranking.Ranking:
     return found
 
 
-RANKED = st.sampled_from(sorted(ranking.INTEGERS, key=str))
+RANKED = st.sampled_from(sorted(keys.INTEGERS, key=str))
 
 
 @given(
@@ -75,18 +75,51 @@ def test_the_largest_are_those_of_a_stable_sort(
     step: int,
     hot: int,
 ) -> None:
-    pre = kind(torch.Generator().manual_seed(seed), n, tokens).to(dtype)
+    pre = kind(torch.Generator().manual_seed(seed), n, tokens).to(dtype).contiguous()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "HOT_BYTES", hot)
         found = ranked(pre, min(k, n), step)
-    assert found.finite()
+    assert found.extremes.finite
     values, indices = found.largest()
     expected = pre.T.sort(dim=-1, descending=True, stable=True)
     assert torch.equal(indices, expected.indices[:, : min(k, n)])
     assert torch.equal(values, expected.values[:, : min(k, n)])
 
 
-@pytest.mark.parametrize("dtype", ranking.INTEGERS)
+@given(
+    seeds,
+    st.sampled_from(KINDS),
+    RANKED,
+    st.integers(0, 300),
+    st.integers(0, 20),
+    st.sampled_from([3, 100, 512]),
+    st.sampled_from([100, 1 << 20]),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    st.sampled_from([-torch.inf, -2.0, -1.0, -1e-4, -0.0, 0.0, 1e-9, 0.3, 1.0, 1e30, torch.inf, torch.nan]),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=150)
+def test_what_is_above_its_threshold_is_what_torch_finds(
+    seed: int, kind: Callable[..., Tensor], dtype: torch.dtype, n: int, tokens: int, step: int, hot: int,
+    other: torch.dtype, value: float, single: bool,
+) -> None:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    pre, theta = kind(generator, n, tokens).to(dtype).contiguous(), kind(generator, n).double()
+    theta = torch.tensor(value) if single else theta.index_fill_(0, torch.arange(0, n, 3), value)
+    theta = theta.to(other)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(firing, "HOT_BYTES", hot)
+        found = firing.Firing(theta, n, tokens, dtype)
+        for rows in pre.split(step):
+            found.add(rows)
+    above = torch.gt(pre.T, theta)
+    values, rows, counts = found.found()
+    assert torch.equal(counts, above.sum(-1))
+    assert torch.equal(rows, above.nonzero()[:, 1])
+    assert torch.equal(values, pre.T[above])
+
+
+@pytest.mark.parametrize("dtype", keys.INTEGERS)
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, 1e-7])
 @pytest.mark.parametrize("step", [500, 3000])
 def test_where_all_are_equal_the_first_are_the_largest(dtype: torch.dtype, value: float, step: int) -> None:
@@ -444,6 +477,6 @@ def test_the_number_of_threads_is_left_alone() -> None:
 def test_a_ranking_sees_what_is_not_finite_wherever_it_is(
     seed: int, kind: Callable[..., Tensor], dtype: torch.dtype, n: int, tokens: int, k: int, value: float
 ) -> None:
-    pre = kind(torch.Generator().manual_seed(seed), n, tokens).to(dtype)
+    pre = kind(torch.Generator().manual_seed(seed), n, tokens).to(dtype).contiguous()
     pre[seed % n, seed % tokens] = value
-    assert ranked(pre, min(k, n), 100).finite() == bool(pre.isfinite().all())
+    assert ranked(pre, min(k, n), 100).extremes.finite == bool(pre.isfinite().all())
