@@ -18,5 +18,5 @@ Routing sees the source recording only. Gates are calibrated on prompts that tra
 gate that is set otherwise would be measured instead of the autoencoder. Judged prompts are drawn by another seed.
 
 settings.py says how much, worlds.py holds the model and its recordings, dictionaries.py trains, parts.py makes the
-bundle of one site, arms.py says what is compared, cells.py judges, routing.py ranks, report.py draws the claims.
+bundle of one site, arms.py says what is compared, asking.py makes a cell of it, claims.py draws the claims.
 """

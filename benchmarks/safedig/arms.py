@@ -69,3 +69,16 @@ ARMS: dict[str, Arm] = {
     "counterfactual gates": Arm(replace(SAFEDIG, crossing=True), methods=("repel",)),
 }
 """The first three parts of claim a; the last two belong to claim d."""
+
+GATES = ("image", "always")
+"""With the gate, and without."""
+HEADLINE = "repel"
+"""The method that attacks are tried on, and that claims speak of where they name none."""
+
+
+def cell_name(arm: str, method: str, prompts: str) -> str:
+    return f"{arm} | {method} | {prompts}"
+
+
+def attack_name(arm: str, prompts: str, gate: str) -> str:
+    return f"{arm} | {HEADLINE} | {prompts} | gate {gate}"

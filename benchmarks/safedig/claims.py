@@ -13,11 +13,10 @@ from ...evaluation.artifacts import artifact_threshold
 from ...evaluation.rates import Rate, rate
 from ...training.routing import Agreement, Candidate, Ranked
 from ..results import Claim, at_least, at_most
-from . import routing
-from .arms import ARMS
+from .arms import ARMS, HEADLINE, attack_name, cell_name
 from .cells import Cell, difference
-from .plan import HEADLINE, attack_name, cell_name
 from .prompting import ATTACKS, SETS
+from .ranking import agreements
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Rotation:
         """How each variant of R agrees with the gains; None where one is missing."""
         if self.ranked is None or not self.gains:
             return None
-        return routing.agreements({line.candidate: line.terms for line in self.ranked}, self.gains)
+        return agreements({line.candidate: line.terms for line in self.ranked}, self.gains)
 
     def threshold(self) -> float | None:
         """Of strangeness: from the unsteered pictures."""
@@ -109,7 +108,7 @@ def routing_table(r: Rotation) -> dict[str, Any]:
     """The candidates with terms, R and gain, and what each variant of R is worth."""
     if r.ranked is None:
         return {}
-    agreements = r.agreements()
+    found = r.agreements()
     lines = [
         {
             "site": str(line.candidate.site),
@@ -122,7 +121,7 @@ def routing_table(r: Rotation) -> dict[str, Any]:
     ]
     return {
         "candidates": lines,
-        "variants": None if agreements is None else {name: asdict(of) for name, of in agreements.items()},
+        "variants": None if found is None else {name: asdict(of) for name, of in found.items()},
     }
 
 
@@ -179,10 +178,10 @@ def _ablations(r: Rotation) -> dict[str, Rate]:
 
 
 def _routing(r: Rotation) -> dict[str, Claim]:
-    agreements = r.agreements()
-    if agreements is None:
+    found = r.agreements()
+    if found is None:
         raise KeyError("the gain of every candidate")
-    it = agreements["published"]
+    it = found["published"]
     return {
         "spearman": at_least(it.spearman, 0.6, it.n),
         "top_in_best_quarter": at_least(float(it.top_in_best_quarter), 1.0, it.n),

@@ -6,15 +6,10 @@ from collections.abc import Iterator
 
 from ...steering.sites import Site
 from ...training.routing import Ranked
-from .arms import ARMS, SAFEDIG, UNADAPTED, Arm, Recipe, Use
-from .cells import Asked
+from .arms import ARMS, GATES, HEADLINE, SAFEDIG, UNADAPTED, Arm, Recipe, Use, attack_name, cell_name
+from .asking import Asked
 from .prompting import ATTACKS, SETS
-from .routing import sites_of
-
-GATES = ("image", "always")
-"""With the gate, and without."""
-HEADLINE = "repel"
-"""The method that attacks are tried on, and that claims speak of where they name none."""
+from .ranking import sites_of
 
 
 def of_base(target: str) -> Iterator[tuple[str, Asked]]:
@@ -34,14 +29,6 @@ def of_arms(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Aske
                 yield attack_name(name, prompts, gate), _asked(target, prompts, recipe, routed, gate)
     # What it costs to steer without a gate.
     yield attack_name("SafeDIG", "benign", "always"), _asked(target, "benign", SAFEDIG, routed, "always")
-
-
-def cell_name(arm: str, method: str, prompts: str) -> str:
-    return f"{arm} | {method} | {prompts}"
-
-
-def attack_name(arm: str, prompts: str, gate: str) -> str:
-    return f"{arm} | {HEADLINE} | {prompts} | gate {gate}"
 
 
 def _of_arm(target: str, name: str, arm: Arm, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:

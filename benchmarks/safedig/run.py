@@ -9,9 +9,11 @@ from typing import Any
 from ..emoji_scenes.concepts import CATEGORIES
 from ..results import Claim, versions, write
 from . import claims, directions, routing
-from .cells import Cell, cell, finished
+from .asking import cell, finished
+from .cells import Cell
 from .claims import Rotation
 from .plan import of_arms, of_base
+from .ranking import sites_of
 from .settings import ARCHITECTURES, Sizes
 from .store import OutOfTime, Store
 from .worlds import World
@@ -62,7 +64,7 @@ def make(world: World, target: str, candidates: bool = True) -> None:
     ranked = routing.ranking(routing.terms(world, target))
     for name, asked in of_arms(target, ranked):
         _say(world, target, name, cell(world, asked))
-    for site in routing.sites_of("routed", ranked):
+    for site in sites_of("routed", ranked):
         directions.compared(world, target, site)
     if candidates:
         for line in ranked:
@@ -98,7 +100,7 @@ def gathered(world: World, target: str) -> Rotation:
             gains[line.candidate] = base.unsafe_rate.value - found.unsafe_rate.value
     judged = {
         str(site): made
-        for site in routing.sites_of("routed", ranked)
+        for site in sites_of("routed", ranked)
         if (made := world.store.found("directions", directions.inputs(world, target, site))) is not None
     }
     whole = gains if len(gains) == len(ranked) else {}
