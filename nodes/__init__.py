@@ -1,4 +1,13 @@
-"""The nodes that people drag: one module per task, no mathematics, no host internals."""
+"""The nodes that people drag: one module per task, no mathematics, no host internals.
+
+The host imports them all when it starts, and people wait. So that this costs what the schemas cost, every module here
+
+- imports at its top the host's node API, `schema`, `offered`, the host's folders and progress, and errors;
+- names the types of sockets under `TYPE_CHECKING`;
+- imports what a node works with inside the function that does the work, when it first runs.
+
+Options and defaults that belong to such work are in `offered.py`. tests/host/test_offered.py holds all of this.
+"""
 
 from __future__ import annotations
 

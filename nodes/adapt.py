@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
 from ..host.data_folders import adaptations_folder
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
 from ..steering.errors import SteeringError
-from ..steering.sites import select_categories
-from ..training.adaptation_terms import AdaptationConfig, Losses
-from ..training.assembling import origin_of
-from ..training.dictionaries.ranks import chosen_device
-from ..training.dictionaries.result import TrainedSAE
-from ..training.domains import LESSONS, METHODS, adapt_sae
-from ..training.recordings import Recording
-from ..training.selecting import Selection
+from . import offered
 from .schema import RECORDING, SAE, SELECTION, schema
 
-DEFAULT = AdaptationConfig()
+if TYPE_CHECKING:
+    from ..training.adaptation_terms import Losses
+    from ..training.dictionaries.result import TrainedSAE
+    from ..training.recordings import Recording
+    from ..training.selecting import Selection
+
 SELECTED, ALL = "selected", "all"
 
 
@@ -52,8 +50,8 @@ class AdaptNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "learn_from",
-                    options=list(LESSONS),
-                    default=LESSONS[0],
+                    options=list(offered.LESSONS),
+                    default=offered.LESSONS[0],
                     tooltip="pairs: unsafe latents learn to say what the safe rewrite has in their place. safe side: "
                     "the target's safe tokens are to be reconstructed, as the paper says.",
                 ),
@@ -70,14 +68,14 @@ class AdaptNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
-                    default=METHODS[0],
+                    options=list(offered.ADAPTATION_METHODS),
+                    default=offered.ADAPTATION_METHODS[0],
                     tooltip="closed form: the exact minimum, for up to some thousand latents. steps: Adam on batches, "
                     "any size. auto: closed form where the latents are few.",
                 ),
                 io.Float.Input(
                     "stability",
-                    default=DEFAULT.stability,
+                    default=offered.Adaptation.stability,
                     min=0.0,
                     max=1000.0,
                     step=0.1,
@@ -85,7 +83,7 @@ class AdaptNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "weight",
-                    default=DEFAULT.weight,
+                    default=offered.Adaptation.weight,
                     min=0.0,
                     max=1000.0,
                     step=0.01,
@@ -94,23 +92,25 @@ class AdaptNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "replay",
-                    default=DEFAULT.replay,
+                    default=offered.Adaptation.replay,
                     min=0.0,
                     max=0.9,
                     step=0.05,
                     tooltip="Share of source tokens in a batch; 0 switches the replay off.",
                 ),
-                io.Int.Input("steps", default=DEFAULT.steps, min=1, max=2**31, tooltip="With method steps."),
+                io.Int.Input(
+                    "steps", default=offered.Adaptation.steps, min=1, max=2**31, tooltip="With method steps."
+                ),
                 io.Int.Input(
                     "batch",
-                    default=DEFAULT.batch,
+                    default=offered.Adaptation.batch,
                     min=2,
                     max=2**24,
                     tooltip="Tokens that a step learns from.",
                 ),
                 io.Float.Input(
                     "rate",
-                    default=DEFAULT.rate,
+                    default=offered.Adaptation.rate,
                     min=1e-6,
                     max=1.0,
                     step=0.0001,
@@ -147,6 +147,12 @@ class AdaptNode(io.ComfyNode):
         selection: Selection | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
+        from ..steering.sites import select_categories
+        from ..training.adaptation_terms import AdaptationConfig
+        from ..training.assembling import origin_of
+        from ..training.dictionaries.ranks import chosen_device
+        from ..training.domains import adapt_sae
+
         config = AdaptationConfig(**settings)
         known = dict.fromkeys(s.category for s in target.manifest.samples if s.category is not None)
         chosen = select_categories(categories, known)
@@ -176,6 +182,8 @@ class AdaptNode(io.ComfyNode):
 
 def _rows(sae: TrainedSAE, selection: Selection | None) -> tuple[int, ...] | None:
     """The selected latents; None where nothing is connected."""
+    from ..training.assembling import origin_of
+
     if selection is None:
         return None
     site = origin_of(sae).site

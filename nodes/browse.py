@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..evaluation.comparison import Cell, Column, Row, Sheet
-from ..evaluation.images import as_image, as_pictures
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
-from ..host.text import PromptEncoder
 from ..steering.errors import SteeringError
-from ..steering.sites import Site
-from ..training.assembling import origin_of
-from ..training.browsing import Peak, top_samples
-from ..training.dictionaries.result import TrainedSAE
-from ..training.recordings import Recording
-from ..training.resampling import Resampler
-from ..training.selecting import Selection
 from .schema import RECORDING, SAE, SELECTION, schema
+
+if TYPE_CHECKING:
+    from ..evaluation.comparison import Cell
+    from ..steering.sites import Site
+    from ..training.browsing import Peak
+    from ..training.dictionaries.result import TrainedSAE
+    from ..training.recordings import Recording
+    from ..training.selecting import Selection
 
 NOTHING = Image.new("RGB", (8, 8), (240, 240, 243))
 
@@ -81,6 +79,13 @@ class BrowseNode(io.ComfyNode):
         most: int,
         selection: Selection | None = None,
     ) -> io.NodeOutput:
+        from ..evaluation.comparison import Column, Row, Sheet
+        from ..evaluation.images import as_image, as_pictures
+        from ..host.text import PromptEncoder
+        from ..training.assembling import origin_of
+        from ..training.browsing import top_samples
+        from ..training.resampling import Resampler
+
         place = origin_of(sae).site
         chosen = _chosen(latents, place, selection, most)
         resampler = Resampler(model, PromptEncoder(clip), recording)
@@ -144,6 +149,8 @@ def _chosen(latents: str, site: Site, selection: Selection | None, most: int) ->
 def _cell(
     peaks: list[Peak], at: int, pictures: dict[int, Image.Image], samples: Any, grid: tuple[int, int] | None
 ) -> Cell:
+    from ..evaluation.comparison import Cell
+
     if at >= len(peaks):
         return Cell(NOTHING)
     peak = peaks[at]

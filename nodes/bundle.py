@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..delivery.download import download, target_of
-from ..delivery.manifest import HubFile, Weight, read_manifest
 from ..host.folders import bundle_folders, file_fingerprint, list_bundles, resolve_bundle
 from ..host.progress import byte_progress, interrupted, stop_if_interrupted
 from ..steering.errors import DownloadCancelled, SteeringError
-from ..steering.formats.bundle import open_bundle
 from .schema import BUNDLE, schema
+
+if TYPE_CHECKING:
+    from ..delivery.manifest import HubFile, Weight
 
 REPOSITORY = "repository"
 
@@ -49,6 +50,8 @@ class LoadBundleNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, bundle: str | None = None) -> bool | str:
         """Refuses a file that cannot be used when the prompt is queued, before anything is sampled."""
+        from ..steering.formats.bundle import open_bundle
+
         if bundle is None:
             return True  # linked from another node: known only when it runs
         try:
@@ -66,6 +69,8 @@ class LoadBundleNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, bundle: str) -> io.NodeOutput:
+        from ..steering.formats.bundle import open_bundle
+
         return io.NodeOutput(open_bundle(resolve_bundle(bundle)))
 
 
@@ -117,6 +122,8 @@ class DownloadBundleNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: str, repository: str, file: str, sha256: str) -> str:
+        from ..delivery.download import target_of
+
         try:
             return file_fingerprint(target_of(_wanted(source, repository, file), _folder()))
         except SteeringError:
@@ -124,6 +131,9 @@ class DownloadBundleNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: str, repository: str, file: str, sha256: str) -> io.NodeOutput:
+        from ..delivery.download import download
+        from ..steering.formats.bundle import open_bundle
+
         try:
             path = download(
                 _wanted(source, repository, file),
@@ -139,6 +149,8 @@ class DownloadBundleNode(io.ComfyNode):
 
 
 def _known() -> list[str]:
+    from ..delivery.manifest import read_manifest
+
     try:
         return [weight.name for weight in read_manifest().bundles]
     except SteeringError:
@@ -146,6 +158,8 @@ def _known() -> list[str]:
 
 
 def _wanted(source: str, repository: str, file: str) -> Weight | HubFile:
+    from ..delivery.manifest import HubFile, read_manifest
+
     if source == REPOSITORY:
         return HubFile(repository.strip(), file.strip())
     return read_manifest().find(source)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
 
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
 from ..steering.errors import SteeringError
-from ..steering.formats.header import Category, Rate
-from ..steering.sites import Site
-from ..training.assembling import Part, origin_of
-from ..training.dictionaries.result import TrainedSAE
-from ..training.gates import GateRule
-from ..training.recordings import Recording
-from ..training.selecting import Selection
-from ..training.site_gates import calibrate_site
+from . import offered
 from .schema import PARTS, RECORDING, SAE, SELECTION, schema
 
-DEFAULT = GateRule()
+if TYPE_CHECKING:
+    from ..steering.formats.header import Category, Rate
+    from ..steering.sites import Site
+    from ..training.assembling import Part
+    from ..training.dictionaries.result import TrainedSAE
+    from ..training.recordings import Recording
+    from ..training.selecting import Selection
+
 QUANTILES, CROSSING = "quantiles", "crossing"
 
 
@@ -49,7 +51,7 @@ class CalibrateNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "quantile",
-                    default=DEFAULT.quantile,
+                    default=offered.Gates.quantile,
                     min=0.5,
                     max=1.0,
                     step=0.001,
@@ -58,7 +60,7 @@ class CalibrateNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "margin",
-                    default=DEFAULT.margin,
+                    default=offered.Gates.margin,
                     min=1.0,
                     max=100.0,
                     step=0.05,
@@ -66,7 +68,7 @@ class CalibrateNode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "folds",
-                    default=DEFAULT.folds,
+                    default=offered.Gates.folds,
                     min=2,
                     max=1000,
                     tooltip="The rates are of pictures that the other folds have set the threshold for.",
@@ -99,6 +101,10 @@ class CalibrateNode(io.ComfyNode):
         folds: int,
         parts: tuple[Part, ...] = (),
     ) -> io.NodeOutput:
+        from ..training.assembling import Part, origin_of
+        from ..training.gates import GateRule
+        from ..training.site_gates import calibrate_site
+
         rule = GateRule(quantile, margin, folds)
         site = origin_of(sae).site
         if selection.site != site:

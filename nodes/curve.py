@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..training.dictionaries.journal import Line
+if TYPE_CHECKING:
+    from ..training.dictionaries.journal import Line
 
 SIZE = (640, 400)
 LEFT, TOP, RIGHT, BOTTOM = 56, 28, 16, 76

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..host.folders import file_fingerprint, list_vectors, new_file, resolve_vector
 from ..host.progress import show_text
-from ..steering.direction_files import ENDINGS, export_direction, import_direction, save_directions
-from ..steering.directions import DirectionSet
 from ..steering.errors import SteeringError
-from ..steering.formats.directions import DIRECTION_BLOCKS
-from ..steering.formats.header import Base
-from ..steering.sites import Site
+from . import offered
 from .schema import BUNDLE, DIRECTION, schema
+
+if TYPE_CHECKING:
+    from ..steering.directions import DirectionSet
 
 ALIASES = ["steering vector", "control vector", "direction", "gguf", "repeng"]
 
@@ -47,8 +46,8 @@ class SaveBundleNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "family",
-                    options=list(DIRECTION_BLOCKS),
-                    default=next(iter(DIRECTION_BLOCKS)),
+                    options=list(offered.TEXT_FAMILIES),
+                    default=offered.TEXT_FAMILIES[0],
                     tooltip="The kind of generator that they steer.",
                 ),
                 io.String.Input(
@@ -93,6 +92,10 @@ class SaveBundleNode(io.ComfyNode):
         license: str,
         replace: bool,
     ) -> io.NodeOutput:
+        from ..steering.direction_files import save_directions
+        from ..steering.formats.header import Base
+        from ..steering.sites import Site
+
         path = new_file(name, ".safetensors")
         bundle = save_directions(
             path,
@@ -173,6 +176,8 @@ class ImportDirectionNode(io.ComfyNode):
     def execute(
         cls, file: str, category: str, layer: int, points_to_safe: bool, encoder: str, hidden_state: int
     ) -> io.NodeOutput:
+        from ..steering.direction_files import import_direction
+
         directions = import_direction(
             resolve_vector(file),
             category=category.strip(),
@@ -210,8 +215,8 @@ class ExportDirectionNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=list(ENDINGS),
-                    default=ENDINGS[0],
+                    options=list(offered.VECTOR_ENDINGS),
+                    default=offered.VECTOR_ENDINGS[0],
                     tooltip=".gguf needs the package gguf: `python -m pip install gguf`.",
                 ),
                 io.Int.Input(
@@ -235,6 +240,8 @@ class ExportDirectionNode(io.ComfyNode):
     def execute(
         cls, direction: DirectionSet, category: str, name: str, format: str, layer: int, replace: bool
     ) -> io.NodeOutput:
+        from ..steering.direction_files import export_direction
+
         path = new_file(name, format)
         export_direction(path, direction, category, None if layer < 0 else layer, replace=replace)
         show_text(cls, path.name)

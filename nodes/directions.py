@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..host.data_folders import list_inputs, resolve_input
-from ..host.encoder_states import TextSlot
 from ..host.folders import file_fingerprint
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
-from ..steering.directions import DirectionSet
 from ..steering.errors import SteeringError
-from ..steering.formats.directions import MAPS
-from ..training.directions import (
-    Benign,
-    FittedMap,
-    HiddenStates,
-    PromptPairs,
-    align,
-    benign_anchors,
-    calibrate,
-    choose_layer,
-    estimate_directions,
-    read_anchors,
-    read_pairs,
-    transport,
-)
-from ..training.directions.align import FLOOR
-from ..training.directions.reports import (
-    estimate_report,
-    gates_report,
-    layers_report,
-    map_report,
-    pairs_report,
-)
-from ..training.directions.sources import Progress
-from ..training.directions.tables import SUFFIXES, Row
-from ..training.directions.transport import QUANTILE
+from . import offered
 from .encoders import ENCODER
 from .schema import DIRECTION, PROMPTS, schema
+
+if TYPE_CHECKING:
+    from ..steering.directions import DirectionSet
+    from ..training.directions import Benign, FittedMap, HiddenStates, PromptPairs
+    from ..training.directions.sources import Progress
 
 PAIRS = io.Custom("STEERDIT_PAIRS")
 """PromptPairs."""
@@ -73,7 +51,7 @@ class LoadPairsNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=list_inputs(SUFFIXES),
+                    options=list_inputs(offered.PAIR_SUFFIXES),
                     tooltip="A .jsonl, .csv or .parquet in ComfyUI/input. Press R to see new files.",
                 ),
             ],
@@ -87,10 +65,12 @@ class LoadPairsNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
         """Refuses a file that cannot be read when the prompt is queued."""
+        from ..training.directions import read_pairs
+
         if file is None:
             return True  # linked from another node: known only when it runs
         try:
-            read_pairs(resolve_input(file, SUFFIXES))
+            read_pairs(resolve_input(file, offered.PAIR_SUFFIXES))
         except SteeringError as refusal:
             return str(refusal)
         return True
@@ -98,13 +78,16 @@ class LoadPairsNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
         try:
-            return file_fingerprint(resolve_input(file, SUFFIXES))
+            return file_fingerprint(resolve_input(file, offered.PAIR_SUFFIXES))
         except SteeringError:
             return file_fingerprint(None)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        pairs = read_pairs(resolve_input(file, SUFFIXES))
+        from ..training.directions import read_pairs
+        from ..training.directions.reports import pairs_report
+
+        pairs = read_pairs(resolve_input(file, offered.PAIR_SUFFIXES))
         report = pairs_report(pairs)
         show_text(cls, report)
         return io.NodeOutput(pairs, report)
@@ -172,6 +155,9 @@ class EstimateDirectionNode(io.ComfyNode):
         target: HiddenStates | None = None,
         anchors: Any = None,
     ) -> io.NodeOutput:
+        from ..training.directions import choose_layer, estimate_directions
+        from ..training.directions.reports import estimate_report, layers_report
+
         chosen, scores = layer, []
         if layer == AUTO or None in encoder.layers:
             benign = None if target is None else _benign(anchors)
@@ -208,13 +194,13 @@ class AlignEncodersNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "map",
-                    options=sorted(MAPS, key=lambda kind: kind != "ridge"),
-                    default="ridge",
+                    options=list(offered.MAPS),
+                    default=offered.MAPS[0],
                     tooltip="ridge carries directions best wherever we measured. procrustes keeps angles, mlp bends.",
                 ),
                 io.Float.Input(
                     "floor",
-                    default=FLOOR,
+                    default=offered.FLOOR,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -241,6 +227,9 @@ class AlignEncodersNode(io.ComfyNode):
         seed: int,
         anchors: Any = None,
     ) -> io.NodeOutput:
+        from ..training.directions import align
+        from ..training.directions.reports import map_report
+
         fitted = align(
             _benign(anchors),
             source,
@@ -266,7 +255,7 @@ def _gates(between: list[Any]) -> list[Any]:
         ),
         io.Float.Input(
             "quantile",
-            default=QUANTILE,
+            default=offered.QUANTILE,
             min=0.5,
             max=1.0,
             step=0.001,
@@ -323,6 +312,8 @@ class TransferDirectionNode(io.ComfyNode):
         quantile: float,
         benign: Any = None,
     ) -> io.NodeOutput:
+        from ..training.directions import transport
+
         return _calibrated(cls, transport(direction, alignment), target, quantile, benign)
 
 
@@ -360,6 +351,10 @@ class CalibrateDirectionNode(io.ComfyNode):
 def _calibrated(
     node: type[io.ComfyNode], directions: DirectionSet, target: HiddenStates, quantile: float, benign: Any
 ) -> io.NodeOutput:
+    from ..host.encoder_states import TextSlot
+    from ..training.directions import calibrate
+    from ..training.directions.reports import gates_report
+
     looked_at = target.steered() if isinstance(target, TextSlot) else target
     layer = directions.about.encoder.layer
     found = calibrate(directions, looked_at, layer, _benign(benign), quantile=quantile, progress=_progress())
@@ -370,6 +365,9 @@ def _calibrated(
 
 def _benign(prompts: Any) -> Benign:
     """Of a list of prompts, all of them labelled benign; without one, the anchors that come with the pack."""
+    from ..training.directions import benign_anchors, read_anchors
+    from ..training.directions.tables import Row
+
     if prompts is None:
         return read_anchors()
     return benign_anchors(

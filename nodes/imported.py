@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..host.folders import file_fingerprint, list_bundles, resolve_bundle
 from ..steering.errors import SteeringError
-from ..steering.formats.foreign import AUTO, FORMATS, ORIENTATIONS, Declared, config_path, open_foreign
-from ..steering.formats.foreign.imported import ImportedBundle, Placed, import_dictionary
-from ..steering.formats.header import FAMILY_BLOCKS
+from . import offered
 from .schema import BUNDLE, schema
+
+if TYPE_CHECKING:
+    from ..steering.formats.foreign.imported import ImportedBundle
 
 SETTINGS = (
     "family", "site", "latents", "category", "threshold", "format", "orientation", "width", "k", "input_scale",
@@ -44,8 +45,8 @@ class ImportSaeNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "family",
-                    options=list(FAMILY_BLOCKS),
-                    default=next(iter(FAMILY_BLOCKS)),
+                    options=list(offered.SAE_FAMILIES),
+                    default=offered.SAE_FAMILIES[0],
                     tooltip="The kind of model on whose activations it was trained.",
                 ),
                 io.String.Input(
@@ -74,12 +75,15 @@ class ImportSaeNode(io.ComfyNode):
                     "Steering Report to choose better.",
                 ),
                 io.Combo.Input(
-                    "format", options=[AUTO, *FORMATS], default=AUTO, tooltip="Whose file it is; auto looks."
+                    "format",
+                    options=[offered.AUTO, *offered.FORMATS],
+                    default=offered.AUTO,
+                    tooltip="Whose file it is; auto looks.",
                 ),
                 io.Combo.Input(
                     "orientation",
-                    options=list(ORIENTATIONS),
-                    default=AUTO,
+                    options=list(offered.ORIENTATIONS),
+                    default=offered.AUTO,
                     tooltip="Which way the matrices of N latents of width d lie. Their shapes tell it unless N = d.",
                 ),
                 io.Int.Input(
@@ -124,6 +128,8 @@ class ImportSaeNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **others: Any) -> str:
+        from ..steering.formats.foreign import config_path
+
         try:
             path = resolve_bundle(file)
         except SteeringError:
@@ -149,6 +155,9 @@ def _imported(
     input_scale: float,
     trained_here: bool,
 ) -> ImportedBundle:
+    from ..steering.formats.foreign import Declared, open_foreign
+    from ..steering.formats.foreign.imported import Placed, import_dictionary
+
     declared = Declared(width or None, orientation, k or None, input_scale or None, trained_here)
     dictionary = open_foreign(Path(resolve_bundle(file)), declared, format)
     placed = Placed(family, site, {category.strip(): latents}, threshold, name=Path(file).stem)

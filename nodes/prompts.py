@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from ..host.data_folders import list_inputs, resolve_input
 from ..host.folders import file_fingerprint
 from ..host.progress import show_text
 from ..steering.errors import SteeringError
-from ..training.recordings.manifest import LABELS
-from ..training.recordings.prompts import SUFFIXES, PromptRow, parse_prompts, read_prompts
+from . import offered
 from .schema import PROMPTS, schema
+
+if TYPE_CHECKING:
+    from ..training.recordings.prompts import PromptRow
 
 EXAMPLE = """prompt,label,category,pair
 a knife on a table,unsafe,weapons,1
@@ -42,12 +46,12 @@ class LoadPromptsNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=list_inputs(SUFFIXES),
+                    options=list_inputs(offered.PROMPT_SUFFIXES),
                     tooltip="A .jsonl, .csv or .txt in ComfyUI/input. Press R to see new files.",
                 ),
                 io.Combo.Input(
                     "label",
-                    options=list(LABELS),
+                    options=list(offered.LABELS),
                     default="benign",
                     tooltip="For .txt: what all its prompts are. Other files say it themselves.",
                 ),
@@ -59,10 +63,12 @@ class LoadPromptsNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file: str | None = None, label: str | None = None) -> bool | str:
         """Refuses a list that cannot be read when the prompt is queued."""
+        from ..training.recordings.prompts import read_prompts
+
         if file is None or label is None:
             return True  # linked from another node: known only when it runs
         try:
-            read_prompts(resolve_input(file, SUFFIXES), label=label)
+            read_prompts(resolve_input(file, offered.PROMPT_SUFFIXES), label=label)
         except SteeringError as refusal:
             return str(refusal)
         return True
@@ -70,13 +76,15 @@ class LoadPromptsNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str, label: str) -> str:
         try:
-            return f"{file_fingerprint(resolve_input(file, SUFFIXES))} {label}"
+            return f"{file_fingerprint(resolve_input(file, offered.PROMPT_SUFFIXES))} {label}"
         except SteeringError:
             return file_fingerprint(None)
 
     @classmethod
     def execute(cls, file: str, label: str) -> io.NodeOutput:
-        rows = read_prompts(resolve_input(file, SUFFIXES), label=label)
+        from ..training.recordings.prompts import read_prompts
+
+        rows = read_prompts(resolve_input(file, offered.PROMPT_SUFFIXES), label=label)
         show_text(cls, summary(rows))
         return io.NodeOutput(rows, summary(rows))
 
@@ -110,6 +118,8 @@ class PromptListNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, text: str | None = None) -> bool | str:
         """Refuses a list that cannot be read when the prompt is queued."""
+        from ..training.recordings.prompts import parse_prompts
+
         if text is None:
             return True
         try:
@@ -120,6 +130,8 @@ class PromptListNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
+        from ..training.recordings.prompts import parse_prompts
+
         rows = parse_prompts(text, ".csv", "text")
         show_text(cls, summary(rows))
         return io.NodeOutput(rows, summary(rows))

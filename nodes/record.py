@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -10,13 +10,12 @@ from ..host.data_folders import list_recordings, recording_folder
 from ..host.folders import file_fingerprint
 from ..host.progress import byte_progress, interrupted, show_text, stop_if_interrupted
 from ..host.sampling import samplers, schedulers
-from ..host.text import PromptEncoder
 from ..steering.errors import SteeringError
-from ..training.recordings import PromptRow, Settings, open_recording, samples_of
-from ..training.recordings.asked import buckets_named, sites_named
-from ..training.recordings.manifest import DTYPES, FILE
-from ..training.recordings.run import RecordingCancelled, record
+from . import offered
 from .schema import PROMPTS, RECORDING, schema
+
+if TYPE_CHECKING:
+    from ..training.recordings import PromptRow
 
 MOST_SEEDS = 10_000
 
@@ -110,7 +109,7 @@ class RecordNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(DTYPES),
+                    options=list(offered.DTYPES),
                     default="bfloat16",
                     tooltip="How numbers are kept. float16 is finer than bfloat16, but late blocks of FLUX overflow.",
                 ),
@@ -147,6 +146,11 @@ class RecordNode(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, prompts: tuple[PromptRow, ...], name: str, **asked: Any
     ) -> io.NodeOutput:
+        from ..host.text import PromptEncoder
+        from ..training.recordings import Settings, samples_of
+        from ..training.recordings.asked import buckets_named, sites_named
+        from ..training.recordings.run import RecordingCancelled, record
+
         settings = Settings(
             steps=asked["steps"],
             cfg=asked["cfg"],
@@ -200,7 +204,7 @@ class LoadRecordingNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=list_recordings(FILE),
+                    options=list_recordings(offered.RECORDING_MANIFEST),
                     tooltip="Its folder. Press R to see new recordings.",
                 )
             ],
@@ -214,6 +218,8 @@ class LoadRecordingNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
         """Refuses what is no whole recording when the prompt is queued."""
+        from ..training.recordings import open_recording
+
         try:
             if name is not None:
                 open_recording(recording_folder(name))
@@ -224,12 +230,14 @@ class LoadRecordingNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
         try:
-            return file_fingerprint(recording_folder(name) / FILE)
+            return file_fingerprint(recording_folder(name) / offered.RECORDING_MANIFEST)
         except SteeringError:
             return file_fingerprint(None)
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
+        from ..training.recordings import open_recording
+
         recording = open_recording(recording_folder(name))
         show_text(cls, recording.manifest.summary())
         return io.NodeOutput(recording, recording.manifest.summary())

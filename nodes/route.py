@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ..evaluation.bars import Bar, draw_bars
-from ..evaluation.images import as_image
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
-from ..host.text import PromptEncoder
-from ..steering.sites import select_sites
-from ..training.candidates import measure
-from ..training.recordings import Recording
-from ..training.resampling import Resampler
-from ..training.routing import OPERATORS, PUBLISHED, Ranked, Weights, best_sites, rank, table
+from . import offered
 from .schema import RECORDING, SITES, schema
+
+if TYPE_CHECKING:
+    from ..evaluation.bars import Bar
+    from ..training.recordings import Recording
+    from ..training.routing import Ranked, Weights
 
 BOTH = "both"
 PARTS = {"semantic": "S_sem", "binding": "S_bind", "stability": "S_stab", "cost": "cost"}
@@ -25,7 +23,7 @@ PARTS = {"semantic": "S_sem", "binding": "S_bind", "stability": "S_stab", "cost"
 def _weight(name: str, what: str) -> io.Float.Input:
     return io.Float.Input(
         name,
-        default=getattr(PUBLISHED, name),
+        default=getattr(offered.Routing, name),
         min=0.0,
         max=10.0,
         step=0.05,
@@ -61,7 +59,7 @@ class RouteNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "operator",
-                    options=[BOTH, *OPERATORS],
+                    options=[BOTH, *offered.ROUTE_OPERATORS],
                     default=BOTH,
                     tooltip="The ways of steering to rank the sites for.",
                 ),
@@ -114,6 +112,13 @@ class RouteNode(io.ComfyNode):
         benign: int,
         **weights: float,
     ) -> io.NodeOutput:
+        from ..evaluation.images import as_image
+        from ..host.text import PromptEncoder
+        from ..steering.sites import select_sites
+        from ..training.candidates import measure
+        from ..training.resampling import Resampler
+        from ..training.routing import Weights, best_sites, rank, table
+
         asked = Weights(**weights)
         bar = byte_progress()
 
@@ -124,7 +129,7 @@ class RouteNode(io.ComfyNode):
         measured = measure(
             Resampler(model, PromptEncoder(clip), recording),
             select_sites(sites, recording.sites),
-            OPERATORS if operator == BOTH else (operator,),
+            offered.ROUTE_OPERATORS if operator == BOTH else (operator,),
             pairs=pairs,
             benign=benign,
             weights=asked,
@@ -139,6 +144,8 @@ class RouteNode(io.ComfyNode):
 
 
 def _chart(ranking: tuple[Ranked, ...], weights: Weights) -> Any:
+    from ..evaluation.bars import Bar, draw_bars
+
     bars: list[Bar] = []
     for line in ranking:
         parts = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from ..host.folders import new_file
 from ..host.progress import show_text
 from ..steering.errors import SteeringError
-from ..steering.formats.header import Base
-from ..training.assembling import Part, write_parts
 from .schema import BUNDLE, PARTS, schema
+
+if TYPE_CHECKING:
+    from ..training.assembling import Part
 
 
 class SaveSaeBundleNode(io.ComfyNode):
@@ -61,6 +64,9 @@ class SaveSaeBundleNode(io.ComfyNode):
     def execute(
         cls, parts: tuple[Part, ...], name: str, base: str, license: str, replace: bool
     ) -> io.NodeOutput:
+        from ..steering.formats.header import Base
+        from ..training.assembling import write_parts
+
         path = new_file(name, ".safetensors")
         if path.exists() and not replace:
             raise SteeringError(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
 
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
-from ..training.assembling import origin_of
-from ..training.dictionaries.ranks import chosen_device
-from ..training.dictionaries.result import TrainedSAE
-from ..training.recordings import Recording
-from ..training.selecting import METHODS, SelectionRule, select_latents
+from . import offered
 from .schema import RECORDING, SAE, SELECTION, schema
 
-DEFAULT = SelectionRule()
+if TYPE_CHECKING:
+    from ..training.dictionaries.result import TrainedSAE
+    from ..training.recordings import Recording
 
 
 class SelectNode(io.ComfyNode):
@@ -36,21 +36,21 @@ class SelectNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
-                    default=DEFAULT.method,
+                    options=list(offered.SELECTION_METHODS),
+                    default=offered.Selecting.method,
                     tooltip="score: particular to the category at some noise level (SAeUron). flips: fall silent in "
                     "the smallest change that makes an unsafe token safe (counterfactual; needs pairs).",
                 ),
                 io.Int.Input(
                     "count",
-                    default=DEFAULT.count,
+                    default=offered.Selecting.count,
                     min=1,
                     max=4096,
                     tooltip="At most so many latents a category.",
                 ),
                 io.Float.Input(
                     "ratio",
-                    default=DEFAULT.ratio,
+                    default=offered.Selecting.ratio,
                     min=1.0,
                     max=1000.0,
                     step=0.5,
@@ -58,7 +58,7 @@ class SelectNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "least",
-                    default=DEFAULT.least,
+                    default=offered.Selecting.least,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -66,7 +66,7 @@ class SelectNode(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "held_out",
-                    default=DEFAULT.held_out,
+                    default=offered.Selecting.held_out,
                     min=0.01,
                     max=0.9,
                     step=0.01,
@@ -104,6 +104,10 @@ class SelectNode(io.ComfyNode):
         seed: int,
         device: str,
     ) -> io.NodeOutput:
+        from ..training.assembling import origin_of
+        from ..training.dictionaries.ranks import chosen_device
+        from ..training.selecting import SelectionRule, select_latents
+
         rule = SelectionRule(method, count, ratio, least, held_out, seed)
         site = origin_of(sae).site
         passes = 2 if method == "score" else 1

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..host.attach import attach_bundle
 from ..host.progress import show_text
-from ..steering.competition import TopK, rule_at
-from ..steering.formats.bundle import Bundle
-from ..steering.gates import Gate, GateKind
-from ..steering.modifiers import Blend, Form, Modifier, Repel
-from ..steering.sae import SelectedLatents
-from ..steering.schedules import Schedule
-from ..steering.sites import select_categories, select_sites
+from . import offered
 from .schema import BUNDLE, schema
+
+if TYPE_CHECKING:
+    from ..steering.formats.bundle import Bundle
+    from ..steering.gates import Gate
+    from ..steering.modifiers import Modifier
+    from ..steering.sae import SelectedLatents
 
 
 def _inputs(strength: str, default: float, largest: float) -> list[Any]:
@@ -59,8 +58,8 @@ def _inputs(strength: str, default: float, largest: float) -> list[Any]:
         ),
         io.Combo.Input(
             "gate",
-            options=[GateKind.TOKEN.value, GateKind.IMAGE.value, GateKind.ALWAYS.value],
-            default=GateKind.IMAGE.value,
+            options=list(offered.GATES),
+            default="image",
             tooltip="When to act. image: in pictures where a category's highest score passes its calibrated threshold; "
             "other pictures come out bit for bit as without steering. token: only on the patches or words that "
             "pass. always: wherever a latent fires at all.",
@@ -72,15 +71,15 @@ def _inputs(strength: str, default: float, largest: float) -> list[Any]:
         ),
         io.Combo.Input(
             "form",
-            options=[Form.DEFAULT.value, Form.PAPER.value],
-            default=Form.DEFAULT.value,
+            options=list(offered.FORMS),
+            default=offered.FORMS[0],
             tooltip="default changes only what the unsafe latents say. paper is the published equation, word for word; "
             "it also moves benign content.",
         ),
         io.Combo.Input(
             "topk",
-            options=[mode.value for mode in TopK],
-            default=TopK.AUTO.value,
+            options=list(offered.TOPK),
+            default=offered.TOPK[0],
             optional=True,
             tooltip="For TopK autoencoders only, where a latent competes with all others. exact: loads the whole "
             "dictionary. threshold: judges each latent by the bundle's calibrated threshold. relu: no competition, "
@@ -92,6 +91,12 @@ def _inputs(strength: str, default: float, largest: float) -> list[Any]:
 def _steer(
     make: Callable[..., Modifier], node: type[io.ComfyNode], inputs: dict[str, Any], whole_in_paper_form: bool
 ) -> io.NodeOutput:
+    from ..host.attach import attach_bundle
+    from ..steering.competition import TopK, rule_at
+    from ..steering.modifiers import Form
+    from ..steering.schedules import Schedule
+    from ..steering.sites import select_categories, select_sites
+
     bundle: Bundle = inputs["bundle"]
     topk = inputs.get("topk", TopK.AUTO)
     form = Form(inputs["form"])
@@ -163,6 +168,8 @@ class RepelNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
+        from ..steering.modifiers import Repel
+
         return _steer(Repel, cls, inputs, whole_in_paper_form=False)
 
 
@@ -182,4 +189,6 @@ class BlendNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
+        from ..steering.modifiers import Blend
+
         return _steer(Blend, cls, inputs, whole_in_paper_form=True)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..host.attach import attach_directions
-from ..host.conditioning import TEXT, require_encoder, steer_conditioning
 from ..host.progress import show_text
-from ..steering.direction_modifiers import OPERATORS, Directional
-from ..steering.directions import DirectionSet, Weighting, chosen_names
-from ..steering.firing import FiringRecord
-from ..steering.formats.bundle import Bundle
-from ..steering.schedules import Schedule
-from ..steering.sites import select_sites
+from . import offered
 from .schema import BUNDLE, schema
+
+if TYPE_CHECKING:
+    from ..steering.direction_modifiers import Directional
+    from ..steering.directions import DirectionSet
+    from ..steering.firing import FiringRecord
+    from ..steering.formats.bundle import Bundle
 
 ALIASES = ["steer", "safety", "steering vector", "control vector", "direction", "unsafe"]
 
@@ -30,8 +29,8 @@ def _inputs(*between: Any) -> list[Any]:
         ),
         io.Combo.Input(
             "operator",
-            options=list(OPERATORS),
-            default=next(iter(OPERATORS)),
+            options=list(offered.DIRECTION_OPERATORS),
+            default=offered.DIRECTION_OPERATORS[0],
             tooltip="project_out takes away what points to the unsafe and leaves tokens alone that do not. add moves "
             "every token from unsafe to safe. clamp takes away only what points further to the unsafe than benign "
             "prompts do.",
@@ -47,8 +46,8 @@ def _inputs(*between: Any) -> list[Any]:
         ),
         io.Combo.Input(
             "weights",
-            options=[weighting.value for weighting in Weighting],
-            default=Weighting.GATED.value,
+            options=list(offered.WEIGHTINGS),
+            default=offered.WEIGHTINGS[0],
             tooltip="gated: a category acts only where its score passes its benign threshold, and a prompt that passes "
             "none stays bit for bit as it is. given: by the bundle's weights. uniform: all alike. clamp is always "
             "gated, token by token.",
@@ -69,6 +68,9 @@ def _inputs(*between: Any) -> list[Any]:
 
 
 def _modifier(inputs: dict[str, Any]) -> Callable[[DirectionSet], Directional]:
+    from ..steering.direction_modifiers import OPERATORS
+    from ..steering.directions import Weighting
+
     operator = OPERATORS[inputs["operator"]]
     return lambda directions: operator(
         directions, inputs["strength"], Weighting(inputs["weights"]), inputs["keep_norm"]
@@ -126,6 +128,11 @@ class SteerDirectionNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
+        from ..host.attach import attach_directions
+        from ..steering.directions import chosen_names
+        from ..steering.schedules import Schedule
+        from ..steering.sites import select_sites
+
         bundle: Bundle = inputs["bundle"]
         sites = select_sites(inputs["sites"], bundle.directions)
         wanted = [bundle.directions[site] for site in sites or bundle.directions]
@@ -183,6 +190,9 @@ class SteerConditioningNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
+        from ..host.conditioning import TEXT, require_encoder, steer_conditioning
+        from ..steering.directions import DirectionSet
+
         bundle: Bundle = inputs["bundle"]
         directions = DirectionSet.of_bundle(bundle, TEXT).chosen(inputs["categories"])
         if inputs.get("clip") is not None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
 from ..host.data_folders import training_folder
 from ..host.progress import interrupted, picture_progress, show_text, stop_if_interrupted
 from ..steering.errors import SteeringError
-from ..steering.sites import Site
-from ..training.dictionaries.config import ACTIVATIONS, PRECISIONS, TrainingConfig, parse_toml
-from ..training.dictionaries.journal import Line, read
-from ..training.recordings import Recording
-from ..training.recordings.manifest import LABELS
+from . import offered
 from .curve import curve, said
 from .schema import RECORDING, SAE, SITES, schema
 
-DEFAULT = TrainingConfig()
+if TYPE_CHECKING:
+    from ..steering.sites import Site
+    from ..training.dictionaries.config import TrainingConfig
+    from ..training.dictionaries.journal import Line
+    from ..training.recordings import Recording
+
 SETTINGS = ("activation", "expansion", "k", "steps", "batch", "rate", "precision", "patience", "seed")
 """The inputs that are fields of the configuration."""
 
@@ -47,25 +48,27 @@ class TrainSaeNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "activation",
-                    options=["batchtopk", *(name for name in ACTIVATIONS if name != "batchtopk")],
-                    default=DEFAULT.activation,
+                    options=list(offered.ACTIVATIONS),
+                    default=offered.Training.activation,
                     tooltip="batchtopk: k latents a token on average, by a threshold that is learnt; steers exactly "
                     "and cheaply. topk: exactly k. jumprelu: a learnt threshold for each latent, k as the target.",
                 ),
                 io.Int.Input(
                     "expansion",
-                    default=DEFAULT.expansion,
+                    default=offered.Training.expansion,
                     min=1,
                     max=256,
                     tooltip="Latents per width of the site: 16 as in the paper, 4 or 8 on small machines.",
                 ),
                 io.Int.Input(
-                    "k", default=DEFAULT.k, min=1, max=4096, tooltip="Latents that fire at a token."
+                    "k", default=offered.Training.k, min=1, max=4096, tooltip="Latents that fire at a token."
                 ),
-                io.Int.Input("steps", default=DEFAULT.steps, min=1, max=2**31, tooltip="How long to train."),
+                io.Int.Input(
+                    "steps", default=offered.Training.steps, min=1, max=2**31, tooltip="How long to train."
+                ),
                 io.Int.Input(
                     "batch",
-                    default=DEFAULT.batch,
+                    default=offered.Training.batch,
                     min=1,
                     max=2**24,
                     tooltip="Tokens that a step learns from.",
@@ -81,8 +84,8 @@ class TrainSaeNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
-                    default=DEFAULT.precision,
+                    options=list(offered.PRECISIONS),
+                    default=offered.Training.precision,
                     tooltip="Of the one large product. bfloat16 is faster where the machine has it; everything else "
                     "stays float32.",
                 ),
@@ -145,6 +148,8 @@ class TrainSaeNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, more: str | None = None, labels: str | None = None) -> bool | str:
         """Refuses an unknown setting when the prompt is queued."""
+        from ..training.dictionaries.config import TrainingConfig, parse_toml
+
         try:
             if more is not None:
                 TrainingConfig.parse(parse_toml(more, "more"), "more")
@@ -167,7 +172,8 @@ class TrainSaeNode(io.ComfyNode):
         place: int = 1,
         **asked: Any,
     ) -> io.NodeOutput:
-        from ..training.dictionaries import job, process  # late: the host starts sooner
+        from ..training.dictionaries import job, process
+        from ..training.dictionaries.journal import read
 
         config = config_of(asked, more)
         where = chosen_site(recording, site, sites, place)
@@ -215,6 +221,8 @@ def config_of(asked: dict[str, Any], more: str) -> TrainingConfig:
     Raises:
         SteeringError: names the setting that cannot be.
     """
+    from ..training.dictionaries.config import TrainingConfig, parse_toml
+
     return dataclasses.replace(
         TrainingConfig.parse({name: asked[name] for name in SETTINGS}, "Train SAE"),
         **TrainingConfig.checked(parse_toml(more, "more"), "more"),
@@ -227,6 +235,8 @@ def chosen_site(recording: Recording, written: str, ranked: Sequence[Site], plac
     Raises:
         SteeringError: it is not clear which is meant.
     """
+    from ..steering.sites import Site
+
     if written.strip():
         return Site.parse(written.strip())
     if ranked:
@@ -253,11 +263,11 @@ def _labels(written: str) -> tuple[str, ...] | None:
     if names in ((), ("all",), ("default",)):
         return None
     for name in names:
-        if name not in LABELS:
+        if name not in offered.LABELS:
             raise SteeringError(
                 "labels",
-                expected=f"all, or some of {', '.join(LABELS)}",
+                expected=f"all, or some of {', '.join(offered.LABELS)}",
                 found=repr(name),
                 remedy="Write them with commas between: `unsafe, safe`.",
             )
-    return tuple(label for label in LABELS if label in names)
+    return tuple(label for label in offered.LABELS if label in names)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import utils.extra_config
 
-from steerdit.delivery.manifest import HubFile, Shipped, Weight
+from steerdit.delivery.manifest import HubFile, Shipped, Weight, read_manifest
 from steerdit.host import folders
 from steerdit.nodes import bundle as nodes
 from steerdit.steering.errors import BundleError, DownloadError
@@ -122,8 +122,8 @@ def shipped(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> We
         "world", "bundle", "flux", "world.safetensors", Shipped("bundles/world.safetensors"), digest, len(content),
         "MIT", "For this test.",
     )  # fmt: skip
-    manifest = nodes.read_manifest()
-    monkeypatch.setattr(nodes, "read_manifest", lambda: type(manifest)((weight,)))
+    manifest = read_manifest()
+    monkeypatch.setattr("steerdit.delivery.manifest.read_manifest", lambda: type(manifest)((weight,)))
     folders.register_steering_folder()
     return weight
 
