@@ -46,7 +46,7 @@ class GgufLlama:
         self.path = path
         gguf, reader = _open(path)
         self.shape = _shape(path, reader)
-        self.name: str = _field(path, reader, "general.name", path.stem)
+        self.name = path.stem
         self.weights: dict[str, Tensor] = {
             t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors
         }
