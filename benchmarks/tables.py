@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .results import OUT
+from .safedig import tables as transfer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/figures.md")
@@ -126,6 +127,10 @@ TABLES = {
     "ratios": ratios,
     "compiled": compiled,
     "rooflines": rooflines,
+    "transfer": transfer.transfer,
+    "attacks": transfer.attacks,
+    "routing": transfer.routing,
+    "differences": transfer.differences,
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from steerdit.benchmarks.emoji_scenes.concepts import ATTRIBUTES, CATEGORIES, UNSAFE_THINGS
+from steerdit.benchmarks.safedig import tables
 from steerdit.benchmarks.safedig.arms import ARMS, HEADLINE, SAFEDIG, UNADAPTED, cell_name
 from steerdit.benchmarks.safedig.cells import Cell, difference
 from steerdit.benchmarks.safedig.claims import Rotation, differences, of_rotation, overall, table
@@ -218,3 +219,13 @@ def test_every_arm_is_set_against_safedig() -> None:
 
 def test_safedig_differs_from_the_unadapted_only_by_what_the_target_gave() -> None:
     assert replace(SAFEDIG, chosen="source", adapted="source") == UNADAPTED
+
+
+def test_tables_have_a_column_for_each_rotation() -> None:
+    r = whole_rotation()
+    found = {"rotations": {r.name: {"cells": table(r), "routing": {}, "differences": differences(r)}}}
+    lines = tables.transfer(found)
+    assert lines[0].endswith("flux.weapons |")
+    assert any(line.startswith("| SafeDIG, repel, target | 30.0% (") for line in lines)
+    assert not any("benign" in line for line in lines)
+    assert any("unadapted, repel | +0.200" in line for line in tables.differences(found))
