@@ -27,6 +27,7 @@ from .synthetic import bundle
 from .tiny import noise, prompt, sample, tiny
 
 FAMILIES = ("flux", "sd3")
+NODES = {"repel": repelled, "blend": blended}
 BLOCK = {"flux": ("double_block", 1, "double.1"), "sd3": ("double_block", 1, "joint.1")}
 
 
@@ -49,14 +50,15 @@ def with_both(family: str, model: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", NODES)
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_another_packs_patches_act_too(family: str, ours_first: bool, tmp_path: Path) -> None:
+def test_another_packs_patches_act_too(family: str, method: str, ours_first: bool, tmp_path: Path) -> None:
     model, prompts = tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))
-    edit = Edit(bundle(tmp_path, family))
+    edit, through_node = Edit(bundle(tmp_path, family), method), NODES[method]
     if ours_first:
-        steered = with_both(family, repelled(model, edit.bundle))
+        steered = with_both(family, through_node(model, edit.bundle))
     else:
-        steered = repelled(with_both(family, model), edit.bundle)
+        steered = through_node(with_both(family, model), edit.bundle)
     options = {"optimized_attention_override": sharper}
     foreign = (BLOCK[family][2], 1.1)
 
@@ -76,7 +78,8 @@ def test_another_packs_patches_act_too(family: str, ours_first: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_lora_on_the_model_is_kept(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", NODES)
+def test_a_lora_on_the_model_is_kept(family: str, method: str, tmp_path: Path) -> None:
     key = {"flux": "double_blocks.1.img_mlp.2.weight", "sd3": "joint_blocks.1.x_block.mlp.fc2.weight"}[family]
     model, merged, prompts = (
         tiny(family, tmp_path),
@@ -88,18 +91,19 @@ def test_a_lora_on_the_model_is_kept(family: str, tmp_path: Path) -> None:
     weight += change
     patched = model.clone()
     assert patched.add_patches({f"diffusion_model.{key}": ("diff", (change,))})
-    edit = Edit(bundle(tmp_path, family))
-    found = sample(repelled(patched, edit.bundle), *prompts)
+    edit, through_node = Edit(bundle(tmp_path, family), method), NODES[method]
+    found = sample(through_node(patched, edit.bundle), *prompts)
     expected = Reference(family, merged, [edit]).sample(noise(), *prompts, model, cfg=1.0, sampler="euler")
     assert relative(found, expected) < 1e-5
-    assert relative(sample(repelled(model, edit.bundle), *prompts), expected) > 1e-4
+    assert relative(sample(through_node(model, edit.bundle), *prompts), expected) > 1e-4
 
 
+@pytest.mark.parametrize("method", NODES)
 @pytest.mark.parametrize("compiled_first", [True, False])
-def test_a_compiled_model_is_steered_all_the_same(compiled_first: bool, tmp_path: Path) -> None:
+def test_a_compiled_model_is_steered_all_the_same(method: str, compiled_first: bool, tmp_path: Path) -> None:
     model, prompts = tiny("flux", tmp_path), (prompt("flux", 1), prompt("flux", 2))
-    file = bundle(tmp_path, "flux")
-    plain, expected = sample(model, *prompts, steps=2), sample(repelled(model, file), *prompts, steps=2)
+    file, through_node = bundle(tmp_path, "flux"), NODES[method]
+    plain, expected = sample(model, *prompts, steps=2), sample(through_node(model, file), *prompts, steps=2)
 
     def compiled(model: Any) -> Any:
         model = model.clone()
@@ -108,7 +112,7 @@ def test_a_compiled_model_is_steered_all_the_same(compiled_first: bool, tmp_path
 
     fast = compiled(model)
     assert relative(sample(fast, *prompts, steps=2), plain) < 1e-5
-    steered = repelled(fast, file) if compiled_first else compiled(repelled(model, file))
+    steered = through_node(fast, file) if compiled_first else compiled(through_node(model, file))
     assert relative(sample(steered, *prompts, steps=2), expected) < 1e-5
     assert relative(sample(fast, *prompts, steps=2), plain) < 1e-5
 
