@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -75,29 +74,19 @@ def refuse_indices(name: str, indices: Tensor, latents: int) -> None:
 def refuse_not_finite(result: Tensor, **sources: Tensor) -> None:
     """Refuses a result with NaN or infinite numbers, by the name of the argument they come from.
 
-    Costs one pass over the result. Waits for the device.
+    Costs one pass over the result, as a product with a vector: a sum is finite only if all its terms are, and scaled
+    so that finite terms seldom overflow it. Waits for the device.
     """
-    refuse_sums([sums(result if result.is_contiguous() else result.mT)], result, **sources)
-
-
-def refuse_sums(found: Sequence[Tensor], result: Tensor, **sources: Tensor) -> None:
-    """As `refuse_not_finite`, of a result whose lines were summed by `sums` before, while they were in the cache."""
-    if not all(bool(each.isfinite().all()) for each in found) and not result.isfinite().all():
+    lies = result if result.is_contiguous() else result.mT
+    width = lies.shape[-1]
+    sums = lies @ result.new_full((width,), 2.0 ** -width.bit_length())
+    if not sums.isfinite().all() and not result.isfinite().all():
         refuse_by_name(result.dtype, **sources)
 
 
 def refuse_by_name(dtype: torch.dtype, **sources: Tensor) -> NoReturn:
-    """Refuses a result with NaN or infinite numbers, by the name of the argument they come from."""
+    """Refuses a result of this dtype with NaN or infinite numbers, by the name of the argument they come from."""
     for name, source in sources.items():
         if not source.isfinite().all():
             raise ValueError(f"{name} must be finite, but holds NaN or infinite numbers")
     raise ValueError(f"{' and '.join(sources)} are finite, but their result overflows {dtype}")
-
-
-def sums(numbers: Tensor) -> Tensor:
-    """Of each line (..., n) a number that is finite only if all of it are: its sum, as the product with a vector.
-
-    Scaled so that it seldom overflows where they are finite; where it does, somebody has to look again.
-    """
-    width = numbers.shape[-1]
-    return numbers @ numbers.new_full((width,), 2.0 ** -width.bit_length())

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import reference
-from .checks import refuse_by_name, refuse_sums, sums
+from .checks import refuse_by_name
 from .chunks import Sparse, blocks, padded, parts_of
 from .firing import Firing
-from .keys import INTEGERS
+from .keys import BITS, INTEGERS, Extremes
 from .ranking import Ranking
 from .reference import add_direction, encode_selected, project_out
 
@@ -65,14 +65,17 @@ def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: 
 def decode(values: Tensor, indices: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
     """As the reference, by the library's weighted sum of table rows."""
     tokens, k = values.shape[:-1].numel(), values.shape[-1]
-    result = bias.expand(tokens, -1).clone()
     weights, bags, table = values.reshape(tokens, k), indices.reshape(tokens, k), rows.contiguous()
-    finite: list[Tensor] = []
+    result, extremes = rows.new_empty(tokens, rows.shape[1]), Extremes(rows.dtype)
     for weight, bag, into in zip(*(t.split(TOKENS_AT_ONCE) for t in (weights, bags, result))):
         if bag.numel() > 0:
-            into += functional.embedding_bag(bag, table, mode="sum", per_sample_weights=weight)
-        finite.append(sums(into))
-    refuse_sums(finite, result, values=values, rows=rows, bias=bias)
+            total = functional.embedding_bag(bag, table, mode="sum", per_sample_weights=weight)
+            torch.add(total, bias, out=into)
+        else:
+            into.copy_(bias)
+        extremes.look(into.view(BITS[into.dtype]).numpy())
+    if not extremes.finite:
+        refuse_by_name(rows.dtype, values=values, rows=rows, bias=bias)
     return result.view(*values.shape[:-1], rows.shape[1])
 
 

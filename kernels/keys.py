@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+"""Of the dtypes that are ranked and held against thresholds so."""
+BITS = {**INTEGERS, torch.float64: torch.int64}
+"""Of those that are looked at."""
 
 HOT_BYTES = 1 << 20
 """Numbers that are looked at twice are so many at a time, which stay in the cache."""
@@ -38,7 +41,7 @@ class Extremes:
     """Whether all numbers that were looked at are finite, by the two ends of their bits."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.infinity = int(torch.tensor(torch.inf, dtype=dtype).view(INTEGERS[dtype]))
+        self.infinity = int(torch.tensor(torch.inf, dtype=dtype).view(BITS[dtype]))
         self.sign = 1 << (8 * dtype.itemsize - 1)
         self.above = self.below = 0
 
