@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -102,6 +103,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Any, Any]:
             remedy="Name the diffusion model with --diffusion-model and its text encoders with --text-encoder.",
         )
     return model, clip
+
+
+def unload_models() -> None:
+    """Gives back the memory of every model that the host has loaded and that nobody holds any more."""
+    import comfy.model_management
+
+    gc.collect()
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
 
 
 def _existing(path: str | os.PathLike[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -25,6 +26,8 @@ DONE, FAILED, STOPPED = 0, 1, 3
 def main(folder: Path) -> int:
     """Trains the job in a folder."""
     stop = threading.Event()
+    # Ctrl-C in a terminal reaches us as well: our parent hears it, and closes our input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_until_input_ends, args=(stop,), daemon=True).start()
     (folder / ERROR).unlink(missing_ok=True)
     with suppress(OSError, AttributeError):
