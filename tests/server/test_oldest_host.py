@@ -18,14 +18,14 @@ from steerdit.benchmarks.hosting.server import running
 from steerdit.benchmarks.hosting.workflows import Prompt, to_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADER = Path(__file__).with_name("old_host_nodes")
+LOADER = Path(__file__).with_name("small_flux_loader.py")
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
     setup = demo_workflow.setup()
-    setup = replace(setup, packs={**setup.packs, "loader": LOADER})
+    setup = replace(setup, packs={**setup.packs, LOADER.name: LOADER})
     base = tmp_path_factory.mktemp("oldest-demo")
     with running(install(OLDEST), setup, base=base, threads=1) as host:
         yield Client(host.url)
