@@ -186,10 +186,18 @@ def together(folder: Path, world: int, config: TrainingConfig, activations: Path
 @pytest.mark.parametrize("activation", ["topk", "batchtopk", "jumprelu"])
 def test_two_processes_have_the_curve_of_one(activation: str, tmp_path: Path) -> None:
     config = dataclasses.replace(
-        CONFIG, activation=activation, latents=64, steps=30, log_every=1, dead_after=320, checkpoint_every=8
+        CONFIG,
+        activation=activation,
+        latents=64,
+        batch=256,
+        steps=30,
+        log_every=1,
+        dead_after=1280,
+        checkpoint_every=8,
     )
-    torch.save(sparse_data()[0], tmp_path / "activations.pt")
-    one = train(config, of_tensor(sparse_data()[0], config), folder=_made(tmp_path / "one"))
+    activations, _ = sparse_data(1200)
+    torch.save(activations, tmp_path / "activations.pt")
+    one = train(config, of_tensor(activations, config), folder=_made(tmp_path / "one"))
     two = together(tmp_path / "two", 2, config, tmp_path / "activations.pt")
     curves = [journal.read(tmp_path / name) for name in ("one", "two")]
     assert [line.step for line in curves[0]] == [line.step for line in curves[1]]
@@ -197,7 +205,7 @@ def test_two_processes_have_the_curve_of_one(activation: str, tmp_path: Path) ->
         assert (b.loss, b.fvu) == pytest.approx((a.loss, a.fvu), abs=1e-3, rel=1e-3)
         assert b.l0 == pytest.approx(a.l0, abs=0.05)  # a value at its threshold may round to either side
         assert b.dead == pytest.approx(a.dead, abs=0.02)
-    assert two.fvu == pytest.approx(one.fvu, rel=1e-3)
+    assert two.fvu == pytest.approx(one.fvu, abs=2e-3)
 
 
 def _made(folder: Path) -> Path:
