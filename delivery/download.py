@@ -160,6 +160,13 @@ def _not_a_name(where: str, expected: str, found: str) -> NoReturn:
 
 def _kept(wish: _Wish, digest: Digest | None) -> Path:
     """The file that is there already, if it is the right one."""
+    if not wish.target.is_file():
+        raise DownloadError(
+            str(wish.target),
+            expected="no file of that name, or the one that was promised",
+            found="a folder or something else that is not a file",
+            remedy="Move or rename it and try again.",
+        )
     found = None if digest is None else digest.of(wish.target)
     if found is not None and found == digest:
         return wish.target

@@ -29,7 +29,7 @@ def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: 
         whole: load the whole dictionary beside them.
         topk: how the latents of a TopK dictionary fire.
     """
-    key = (bundle.identity, site, tuple(selected), whole, topk)
+    key = (bundle.identity, str(bundle.path), bundle.container.stamp, site, tuple(selected), whole, topk)
     patcher = _patchers.get(key)
     if patcher is None:
         latents = SelectedLatents(

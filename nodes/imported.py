@@ -128,13 +128,13 @@ class ImportSaeNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **others: Any) -> str:
-        from ..steering.formats.foreign import config_path
+        from ..steering.formats.foreign import sidecars
 
         try:
             path = resolve_bundle(file)
         except SteeringError:
             return file_fingerprint(None)
-        return f"{file_fingerprint(path)} {file_fingerprint(config_path(path))} {sorted(others.items())}"
+        return f"{file_fingerprint(path)} {' '.join(map(file_fingerprint, sidecars(path)))} {sorted(others.items())}"
 
     @classmethod
     def execute(cls, file: str, **others: Any) -> io.NodeOutput:

@@ -11,7 +11,6 @@ near the unsafe give back the very tensor that came in; padding (a token of zero
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,7 +36,7 @@ class Directional:
     """Scale each changed token back to its norm."""
 
     def __post_init__(self) -> None:
-        if not self.lowest <= self.strength < math.inf:
+        if not (self.lowest <= self.strength and abs(self.strength) <= torch.finfo(torch.float32).max):
             raise SteeringError(
                 "strength",
                 expected="a finite number" if self.lowest < 0 else "a finite number, at least 0",

@@ -105,7 +105,7 @@ class Gated:
 
     def __post_init__(self) -> None:
         # A linked input comes past the widget's bounds, and less than nothing would add what should go.
-        if not 0 <= self.strength < math.inf:
+        if not 0 <= self.strength <= torch.finfo(torch.float32).max:
             raise SteeringError(
                 "strength",
                 expected="a finite number, at least 0",

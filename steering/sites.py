@@ -18,7 +18,7 @@ from .selection import select
 BLOCKS = ("text", "double", "joint", "single")  # in the order in which a forward pass meets them
 STREAMS = ("text", "image", "reference")
 
-_NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]*)\.(text|image|reference)")
+_NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]{0,5})\.(text|image|reference)")
 
 
 @total_ordering
@@ -45,10 +45,10 @@ class Site:
         if match := _NAME.fullmatch(name):
             return cls(match[1], int(match[2]), match[3])
         raise SteeringError(
-            f"site {name!r}",
+            f"site {name[:60]!r}",
             expected="`text` or `<block>.<index>.<stream>` with block double, joint or single and stream text, image "
             "or reference",
-            found=repr(name),
+            found=repr(name[:60]),
             remedy="Write the site like `double.18.image`.",
         )
 
@@ -106,7 +106,7 @@ def _words(part: str, known: tuple[str, ...], pattern: str) -> tuple[str, ...]:
 
 def _spans(part: str, pattern: str) -> Iterator[range]:
     for piece in part.split("+"):
-        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", piece)
+        match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", piece)
         if match is None:
             raise _unreadable(pattern)
         yield range(int(match[1]), int(match[2] or match[1]) + 1)

@@ -19,14 +19,22 @@ from torch import Tensor
 
 from ..errors import BundleError
 from ..sites import Site
-from .container import Container, chunks, read_container, sha256_of, write_container
+from .container import Container, Span, chunks, read_container, sha256_of, write_container
 from .directions import DirectionSite
-from .fields import DAMAGED, shown
+from .fields import DAMAGED, listed, plain, shown
 from .header import READ_DTYPES, BundleHeader, SaeSite, TensorRecord, header_json, parse_header
-from .rows import DTYPES, Reading, require_finite
+from .rows import DTYPES, Reading, require_finite, require_rows
 
 KEY = "steerdit"
 DIGEST_KEY = "steerdit_sha256"
+
+HASHED_AT_ONCE = 256 * 2**20
+"""Bytes of a site's tensors up to which they are all checked before rows are read: a fraction of a second, once."""
+HASHED_ALWAYS = 4 * 2**20
+"""Bytes of a tensor up to which it is checked however large the others are."""
+
+_sound: set[tuple[str, tuple[int, int], str, str]] = set()
+"""Tensors that were checked: file, stamp, name, sha256."""
 
 PLAIN_VALUES = (
     "Use only text, finite numbers, lists, dicts with text keys, True, False and None in the recipe."
@@ -109,7 +117,9 @@ class Bundle:
             latents: rows (S), each once, in any order; None means all N.
 
         Raises:
-            BundleError: the site or a latent is not in the bundle, a value is not finite, the file changed.
+            BundleError: the site or a latent is not in the bundle, a value is not finite, the file changed or is
+                damaged. Of a small dictionary every byte is held against the header's hashes. Of a large one only the
+                vectors are, as reading the rest would take seconds; there a row of zeros is refused.
         """
         entry = self.entry(site)
         indices = tuple(range(entry.latents)) if latents is None else tuple(int(latent) for latent in latents)
@@ -121,10 +131,18 @@ class Bundle:
                 found=shown(outside or list(indices)),
                 remedy="Ask for latents that the bundle's categories list.",
             )
+        sizes = {name: span.stop - span.start for name, span in self.of_site(site).items()}
+        all_of_it = latents is None or sum(sizes.values()) <= HASHED_AT_ONCE
+        for name, size in sizes.items():
+            if all_of_it or size <= HASHED_ALWAYS:
+                self.check_once(name)
         with Reading(self.container) as file:
 
             def rows(part: str) -> Tensor:
-                return self._finite(site, part, file.rows(f"{site}.{part}", indices).float())
+                found = self._finite(site, part, file.rows(f"{site}.{part}", indices).float())
+                if not all_of_it and found.ndim == 2:
+                    require_rows(f"{self.path}: {site}.{part}", found, indices)
+                return found
 
             def optional_rows(part: str) -> Tensor | None:
                 return rows(part) if f"{site}.{part}" in self.tensors else None
@@ -141,10 +159,6 @@ class Bundle:
 
     def read_sae(self, site: Site) -> LatentTensors:
         """All N latents of a site, after checking their bytes against the header's hashes."""
-        self.entry(site)
-        for name in self.tensors:
-            if name.rpartition(".")[0] == str(site):
-                self.check(name)
         return self.read_latents(site)
 
     def read_directions(self, site: Site) -> DirectionTensors:
@@ -166,6 +180,23 @@ class Bundle:
             with Reading(self.container) as file:
                 parts[part] = self._finite(site, part, file.whole(f"{site}.{part}").float())
         return DirectionTensors(parts["direction"], parts["direction_mean"])
+
+    def of_site(self, site: Site) -> dict[str, Span]:
+        """The tensors of a site."""
+        return {
+            name: span
+            for name, span in self.container.tensors.items()
+            if name.rpartition(".")[0] == str(site)
+        }
+
+    def check_once(self, name: str) -> None:
+        """`check`, unless this tensor of the file as it is now was found sound before."""
+        key = str(self.path), self.container.stamp, name, self.tensors[name].sha256
+        if key not in _sound:
+            self.container.unchanged()
+            self.check(name)
+            self.container.unchanged()
+            _sound.add(key)
 
     def check(self, name: str) -> None:
         """Refuses if a tensor's bytes are not those that were written."""
@@ -204,7 +235,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 def _interpret(container: Container, file: str) -> Bundle:
     if KEY not in container.metadata:
-        other = ", ".join(map(shown, container.metadata)) or "none"
+        other = listed(container.metadata) or "none"
         raise BundleError(
             file,
             expected=f"a SteerDiT bundle (metadata with the key {KEY!r})",
@@ -343,7 +374,7 @@ def _match_table(
                 raise BundleError(
                     f"{file}: {name}",
                     expected=f"the tensor {name}, as {purpose} needs",
-                    found=f"only {', '.join(there) or 'no tensor of that site'}",
+                    found=f"only {listed(there) or 'no tensor of that site'}",
                     remedy=DAMAGED,
                 )
         allowed |= required
@@ -377,7 +408,7 @@ def _match_table(
     for name in tensors:
         if name not in container.tensors:
             raise BundleError(
-                f"{file}: tensors.{name}",
+                f"{file}: tensors.{plain(name)}",
                 expected="a tensor of that name",
                 found="none in the file",
                 remedy=DAMAGED,

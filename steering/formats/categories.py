@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .fields import Field
 
-RESERVED_CATEGORIES = ("all", "default", "none")
+RESERVED_CATEGORIES = ("all", "default", "none", "*")
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _direction(entry: Field) -> Direction:
     fields = entry.record("name weight threshold", "false_positive recall")
     return Direction(
         name=require_category_name(fields["name"].text(longest=100), entry),
-        weight=fields["weight"].number(0.0),
+        weight=fields["weight"].single(0.0),
         threshold=fields["threshold"].optional(lambda threshold: threshold.number(0.0, 1.0)),
         false_positive=fields["false_positive"].optional(rate_of) if "false_positive" in fields else None,
         recall=fields["recall"].optional(rate_of) if "recall" in fields else None,

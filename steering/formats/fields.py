@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -27,19 +28,32 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def plain(name: str) -> str:
+    """A name from a file as it can stand in a message: as it is if short and printable, else cut and quoted."""
+    return name if name.isprintable() and len(name) <= 60 else shown(name)
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names from a file, the first of them, as they can stand in a message; empty where there is none."""
+    known = list(names)
+    more = [f"{len(known) - most} more"] if len(known) > most else []
+    return ", ".join([*map(plain, known[:most]), *more])
+
+
 def parse_json(
     text: str | bytes, where: str, *, error: type[SteeringError] = BundleError, remedy: str = DAMAGED
 ) -> object:
     """The value that `text` says, or a refusal that names `where`."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise error(
-                where, expected="each key once", found=f"{shown(twice)} more than once", remedy=remedy
-            )
-        return dict(pairs)
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                raise error(
+                    where, expected="each key once", found=f"{shown(name)} more than once", remedy=remedy
+                )
+            found[name] = value
+        return found
 
     def constant(name: str) -> NoReturn:
         raise error(where, expected="finite numbers", found=name, remedy=remedy)
@@ -51,7 +65,7 @@ def parse_json(
     except RecursionError:
         found = "brackets nested too deeply"
     except ValueError as reason:  # bad syntax, bad UTF-8, or a number with thousands of digits
-        found = f"text that cannot be read ({reason})"
+        found = f"text that cannot be read ({str(reason)[:200]})"
     raise error(where, expected="JSON in UTF-8", found=found, remedy=remedy)
 
 
@@ -80,7 +94,8 @@ class Field:
         )
 
     def at(self, name: str, value: object) -> Field:
-        return Field(self.file, f"{self.path}.{name}" if self.path else name, value, self.error, self.remedy)
+        path = f"{self.path}.{plain(name)}" if self.path else plain(name)
+        return Field(self.file, path, value, self.error, self.remedy)
 
     def mapping(self) -> dict[str, Field]:
         """An object whose keys are free to choose."""
@@ -94,7 +109,7 @@ class Field:
         fields = self.mapping()
         for name in required.split():
             if name not in fields:
-                self.refuse(f"the key {name!r}", f"only {', '.join(fields) or 'nothing'}")
+                self.refuse(f"the key {name!r}", f"only {listed(fields) or 'nothing'}")
         known = {*required.split(), *optional.split()}
         for name in fields:
             if name not in known:
@@ -153,6 +168,17 @@ class Field:
             number = math.inf
         if not math.isfinite(number) or not lowest <= number <= highest:
             self.refuse(f"a finite number, {bounds}")
+        return number
+
+    def single(self, lowest: float, highest: float = math.inf) -> float:
+        """A number that single precision, in which it is used, neither loses nor overflows with."""
+        number = self.number(lowest, highest)
+        try:
+            held = struct.unpack("f", struct.pack("f", number))[0]
+        except OverflowError:
+            held = math.inf
+        if math.isinf(held) or (held == 0.0) != (number == 0.0):
+            self.refuse("a number that float32 can hold")
         return number
 
     def optional(self, read: Callable[[Field], Any]) -> Any:

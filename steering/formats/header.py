@@ -16,7 +16,7 @@ from ..sites import Site
 from ..standardise import STANDARDISERS
 from .categories import Rate, rate_of, rates_json, require_category_name
 from .directions import DIRECTION_BLOCKS, DirectionSite, direction_site, direction_site_json
-from .fields import LICENSE, SHA256, Field, parse_json
+from .fields import LICENSE, SHA256, Field, listed, parse_json
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ FAMILY_BLOCKS: Mapping[str, tuple[str, ...]] = {
     "sd3": ("text", "joint"),
 }
 """The blocks at which a bundle of each family may hold something."""
+
+INPUT_SCALES = (1e-12, 1e12)
+"""The smallest and the largest: rows multiplied or divided by it must stay numbers that float32 can hold."""
 
 ACTIVATIONS = ("relu", "jumprelu", "topk")
 READ_DTYPES = ("F32", "F16", "BF16")
@@ -150,7 +153,7 @@ def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRe
     root = Field(file, "", parse_json(text, f"{file}: header"))
     fields = root.mapping()
     if "format" not in fields or "version" not in fields:
-        root.refuse("a SteerDiT header with format and version", f"only {', '.join(fields) or 'nothing'}")
+        root.refuse("a SteerDiT header with format and version", f"only {listed(fields) or 'nothing'}")
     fields["format"].one_of((FORMAT,))
     version = fields["version"].integer(1)
     if version > VERSION:
@@ -244,7 +247,7 @@ def _sae_site(entry: Field) -> SaeSite:
     kinds: dict[str, Callable[[Field], SaeSite]] = {"sae": _sae}
     fields = entry.mapping()
     if "kind" not in fields:
-        entry.refuse("the key 'kind'", f"only {', '.join(fields) or 'nothing'}")
+        entry.refuse("the key 'kind'", f"only {listed(fields) or 'nothing'}")
     return kinds[fields["kind"].one_of(kinds, UPDATE)](entry)
 
 
@@ -255,17 +258,16 @@ def _sae(entry: Field) -> SaeSite:
     k = fields["k"].optional(lambda k: k.integer(1, latents))
     if activation == "topk" and k is None:
         fields["k"].refuse(f"a whole number, 1 to {latents}, as topk needs")
-    if fields["input_scale"].number(0.0) == 0.0:
-        fields["input_scale"].refuse("a number above 0")
+    scale = fields["input_scale"].number(*INPUT_SCALES)
     norm = fields["input_norm"].one_of(STANDARDISERS, UPDATE) if "input_norm" in fields else "none"
-    if norm != "none" and fields["input_scale"].number(0.0) != 1.0:
+    if norm != "none" and scale != 1.0:
         fields["input_scale"].refuse(f"1, as input_norm {norm} leaves no scale")
     return SaeSite(
         width=fields["width"].integer(1, 2**31),
         latents=latents,
         activation=activation,
         k=k,
-        input_scale=fields["input_scale"].number(0.0),
+        input_scale=scale,
         input_norm=norm,
         categories={
             name: _category(name, of, latents) for name, of in fields["categories"].mapping().items()
@@ -279,16 +281,18 @@ def _category(name: str, entry: Field, count: int) -> Category:
     latents = tuple(latent.integer(0, count - 1) for latent in fields["latents"].items())
     if not latents or len(set(latents)) != len(latents):
         fields["latents"].refuse("at least one latent, and each once")
-    weights = tuple(weight.number(0.0) for weight in fields["weights"].items())
+    weights = tuple(weight.single(0.0) for weight in fields["weights"].items())
     if len(weights) != len(latents):
         fields["weights"].refuse(f"{len(latents)} weights, one per latent", f"{len(weights)}")
+    if not any(weights):
+        fields["weights"].refuse("at least one weight above 0, or the score would always be 0")
     gate = fields["gate"].record("token image", "false_positive recall")
     return Category(
         latents,
         weights,
         Gate(
-            token=gate["token"].number(0.0),
-            image=gate["image"].number(0.0),
+            token=gate["token"].single(0.0),
+            image=gate["image"].single(0.0),
             false_positive=gate["false_positive"].optional(rate_of) if "false_positive" in gate else None,
             recall=gate["recall"].optional(rate_of) if "recall" in gate else None,
         ),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import BundleError
 from .container import ITEM_SIZES, Container, Span
-from .fields import DAMAGED
+from .fields import DAMAGED, listed
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -130,6 +130,19 @@ def require_finite(where: str, values: Tensor) -> Tensor:
             expected="finite numbers",
             found=f"{wrong} NaN or infinite among the {values.numel()} read",
             remedy="The bundle would spoil every picture; get a sound copy or train it again.",
+        )
+    return values
+
+
+def require_rows(where: str, values: Tensor, indices: Sequence[int]) -> Tensor:
+    """The rows (S, d) themselves, or a refusal that names those that are all zero: they say nothing."""
+    empty = [indices[at] for at in (~values.any(-1)).nonzero()[:, 0].tolist()]
+    if empty:
+        raise BundleError(
+            where,
+            expected="rows that are not all zero",
+            found=f"only zeros for the latents {listed(map(str, empty))}",
+            remedy=f"They would steer nothing. {DAMAGED}",
         )
     return values
 

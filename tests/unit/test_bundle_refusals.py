@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from steerdit.steering.errors import BundleError
+from steerdit.steering.formats import bundle as bundles
 from steerdit.steering.formats.bundle import open_bundle, verify, write_bundle
 
 from .bundles import HUGE, TEXT, container, rewrite, small_header, small_tensors
@@ -119,7 +120,7 @@ def test_a_plain_model_file_is_told_from_a_bundle(tmp_path: Path) -> None:
         {"weight": torch.zeros(2, 2)}, tmp_path / "lora.safetensors", {"format": "pt"}
     )
     with pytest.raises(
-        BundleError, match=r"expected a SteerDiT bundle .* found 1 tensors and the metadata keys: 'format'"
+        BundleError, match=r"expected a SteerDiT bundle .* found 1 tensors and the metadata keys: format"
     ):
         open_bundle(tmp_path / "lora.safetensors")
 
@@ -320,7 +321,12 @@ def test_a_missing_tensor_is_named_with_those_that_are_there(sound: Path, tmp_pa
         open_bundle(tmp_path / "a.safetensors")
 
 
-def test_not_a_number_is_refused_where_it_is_read_and_only_there(sound: Path, tmp_path: Path) -> None:
+def test_not_a_number_in_a_large_file_is_refused_where_it_is_read_and_only_there(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "HASHED_AT_ONCE", 0)
+    monkeypatch.setattr(bundles, "HASHED_ALWAYS", 0)
+
     def spoil(body: bytearray) -> None:
         span = open_bundle(sound).container.tensors["text.encoder"]
         row_five = span.start - (sound.stat().st_size - len(body)) + 5 * 6 * 2

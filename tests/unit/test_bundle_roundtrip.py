@@ -23,7 +23,7 @@ from steerdit.steering.standardise import STANDARDISERS
 from .bundles import BIND, TEXT, small_header, small_tensors
 
 LETTERS = st.text("abcdefghijäß 火", min_size=1, max_size=12).filter(lambda text: text == text.strip())
-NUMBERS = st.floats(0.0, 1e6, allow_nan=False)
+NUMBERS = st.floats(0.0, 1e6, allow_nan=False, width=32)
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -38,7 +38,7 @@ JSON = st.recursive(
 @st.composite
 def categories(draw: st.DrawFn, latents: int) -> Category:
     chosen = draw(st.lists(st.integers(0, latents - 1), min_size=1, max_size=5, unique=True))
-    weights = draw(st.lists(NUMBERS, min_size=len(chosen), max_size=len(chosen)))
+    weights = draw(st.lists(NUMBERS, min_size=len(chosen), max_size=len(chosen)).filter(any))
     low, value, high = sorted(draw(st.tuples(*[st.floats(0, 1)] * 3)))
     rate = draw(st.sampled_from([None, Rate(value, low, high)]))
     return Category(tuple(chosen), tuple(weights), Gate(draw(NUMBERS), draw(NUMBERS), rate, None))

@@ -95,9 +95,9 @@ def read_config(path: Path, given: Path | None = None) -> Field | None:
     return None
 
 
-def config_path(path: Path) -> Path | None:
-    """Where `read_config` finds it."""
-    return next((place for name in CONFIGS if (place := path.with_name(name)).is_file()), None)
+def sidecars(path: Path) -> list[Path]:
+    """All files beside this one that reading it may look at, there or not."""
+    return [path.with_name(name) for name in (*CONFIGS, saelens.SCALER)]
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -137,8 +137,8 @@ __all__ = [
     "Declared",
     "Dictionary",
     "ForeignFile",
-    "config_path",
     "open_foreign",
     "read_config",
+    "sidecars",
     "understood",
 ]

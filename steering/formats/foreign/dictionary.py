@@ -23,8 +23,10 @@ from torch import Tensor
 from ...errors import BundleError
 from ...sites import Site
 from ..bundle import LatentTensors
+from ..container import sha256_of
 from ..fields import shown
 from ..header import Category, SaeSite
+from ..rows import require_finite
 from .file import Matrix, at_least_zero
 from .tensors import Tensors
 
@@ -71,6 +73,22 @@ class Dictionary:
     def width(self) -> int:
         return self.decoder_bias.numel()
 
+    @property
+    def semantics(self) -> tuple[object, ...]:
+        """All that decides what it computes, apart from the content of its file's matrices; for comparison."""
+        vectors = (self.encoder_bias, self.decoder_bias, self.threshold, self.gain)
+        return (
+            self.encoder,
+            self.decoder,
+            self.activation,
+            self.k,
+            self.centred,
+            self.ranked_by_norm,
+            self.input_scale,
+            self.input_norm,
+            *(None if it is None else sha256_of([it.contiguous().numpy().tobytes()]) for it in vectors),
+        )
+
     def described(self, categories: Mapping[str, Category]) -> SaeSite:
         """How a bundle's header describes it."""
         return SaeSite(
@@ -100,13 +118,14 @@ class Dictionary:
             )
         parts = [self._rows(chosen[start : start + AT_ONCE]) for start in range(0, len(chosen), AT_ONCE)]
         encoder, bias, decoder = (torch.cat(part) for part in zip(*(parts or [self._rows(())]), strict=True))
-        threshold = None if self.threshold is None else at_least_zero(self.threshold[list(chosen)]).float()
+        threshold = None if self.threshold is None else at_least_zero(self.threshold[list(chosen)])
+        threshold = None if threshold is None else self._single("thresholds", threshold)
         return LatentTensors(
             chosen,
             encoder=encoder,
             encoder_bias=bias,
             decoder=decoder,
-            decoder_bias=self.decoder_bias.float(),
+            decoder_bias=self._single("b_dec", self.decoder_bias),
             threshold=threshold,
             decoder_adapted=None,
         )
@@ -114,7 +133,7 @@ class Dictionary:
     def _rows(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder rows (S, d), biases (S) and decoder rows (S, d), folded in float64."""
         at = torch.tensor(chosen, dtype=torch.long)
-        encoder = self.encoder.read(self.tensors, chosen)
+        encoder = stored = self.encoder.read(self.tensors, chosen)
         decoder = self.decoder.read(self.tensors, chosen)
         bias = self.encoder_bias[at]
         if self.gain is not None:
@@ -125,7 +144,27 @@ class Dictionary:
             decoder = decoder / norm.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         if not self.centred:
             bias = bias + encoder @ self.decoder_bias  # a bundle takes its decoder's bias off the input
-        return encoder.float(), bias.float(), decoder.float()
+        return (
+            self._single(self.encoder.name, encoder, stored),
+            self._single("biases", bias),
+            self._single(self.decoder.name, decoder),
+        )
+
+    def _single(self, part: str, values: Tensor, stored: Tensor | None = None) -> Tensor:
+        """Values in float32, or a refusal of what it cannot hold: infinities, and rows that vanish."""
+        where = f"{self.tensors.path}: {part} in float32"
+        found = require_finite(where, values.float())
+        before = values if stored is None else stored
+        if before.ndim == 2:
+            lost = before.any(-1) & ~found.any(-1)
+            if lost.any():
+                raise BundleError(
+                    where,
+                    expected="rows that stay above zero",
+                    found=f"{int(lost.sum())} rows whose numbers are too small",
+                    remedy="Scale the dictionary in double precision before it is imported.",
+                )
+        return found
 
 
 def gated(gate_bias: Tensor, magnitude_bias: Tensor, log_gain: Tensor) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BundleError
-from ..fields import Field, shown
+from ..fields import Field, listed, shown
 from ..rows import require_finite
 from .tensors import Tensors
 
@@ -97,7 +97,7 @@ class ForeignFile:
         fields = self.config.mapping()
         for name in names.split():
             if name not in fields:
-                self.config.refuse(f"the key {name!r}", f"only {', '.join(fields) or 'nothing'}")
+                self.config.refuse(f"the key {name!r}", f"only {listed(fields) or 'nothing'}")
         return fields
 
     def only(self, known: Iterable[str], format: str) -> None:

@@ -19,10 +19,11 @@ from ..bundle import TORCH_DTYPES, Bundle, LatentTensors, write_bundle
 from ..container import sha256_of
 from ..fields import shown
 from ..header import Base, BundleHeader, Category, Gate, Made, header_json, parse_header
+from ..rows import require_rows
 from .dictionary import AT_ONCE, Dictionary
 from .tensors import StoredTensors
 
-_TERM = re.compile(r"(\d+)(?:-(\d+))?(?::(\d+(?:\.\d+)?))?")
+_TERM = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?(?::([0-9]{1,20}(?:\.[0-9]{1,20})?))?")
 
 UNKNOWN = "LicenseRef-unknown"
 
@@ -52,13 +53,17 @@ class ImportedBundle(Bundle):
     @property
     def identity(self) -> str:
         said = header_json(self.header, {}) + str(
-            (str(self.path), self.container.stamp, self.dictionary.encoder)
+            (str(self.path), self.container.stamp, self.dictionary.semantics)
         )
         return sha256_of([said.encode(errors="replace")])
 
     def read_latents(self, site: Site, latents: Sequence[int] | None = None) -> LatentTensors:
         self.entry(site)
-        return self.dictionary.read(latents)
+        found = self.dictionary.read(latents)
+        if latents is not None:  # chosen for what they say; of a whole dictionary some may be dead
+            for part in (found.encoder, found.decoder):
+                require_rows(f"{self.path}: {site}", part, found.indices)
+        return found
 
     def read_sae(self, site: Site) -> LatentTensors:
         return self.read_latents(site)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BundleError
+from ..fields import shown
 from .tensors import LoadedTensors
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -53,8 +54,24 @@ def load_pickle(path: Path) -> tuple[LoadedTensors, dict[str, object]]:
         )
     named = cast("Mapping[str, Any]", content)
     tensors = {name: value.detach() for name, value in named.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        _require_stored(path, name, tensor)
     extras = {name: _plain(value) for name, value in named.items() if not isinstance(value, Tensor)}
     return LoadedTensors(path, tensors), extras
+
+
+def _require_stored(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuses a tensor whose numbers are not all in the file: one without any, or a view that repeats few."""
+    if tensor.layout != torch.strided:
+        return  # told by whoever asks for it
+    held = 0 if tensor.is_meta else tensor.untyped_storage().nbytes()
+    if tensor.is_meta or tensor.numel() * tensor.element_size() > held:
+        raise BundleError(
+            f"{path}: {shown(name)}",
+            expected=f"{tensor.numel()} stored numbers, as its shape says",
+            found="none (a meta tensor)" if tensor.is_meta else f"{held // tensor.element_size()}",
+            remedy="Save it again with its values, as tensor.contiguous().",
+        )
 
 
 def _plain(value: Any) -> object:

@@ -17,6 +17,8 @@ from .file import ForeignFile
 
 TITLE = "SAELens"
 
+SCALER = "activation_scaler.json"
+
 NORMS = {
     "none": "none",
     "expected_average_only_in": "none",
@@ -121,7 +123,7 @@ def _input(file: ForeignFile, config: Mapping[str, Field]) -> dict[str, Any]:
         if scale is None:
             norm.refuse(
                 "none, or the factor by which activations were scaled in training",
-                f"{norm.value!r} without activation_scaler.json beside the file",
+                f"{norm.value!r} without {SCALER} beside the file",
                 "Say the input scale: SAELens calls it norm_scaling_factor. It is 1 if it is folded in already.",
             )
     return {"centred": centred, "input_norm": NORMS[name], "input_scale": scale}
@@ -129,7 +131,7 @@ def _input(file: ForeignFile, config: Mapping[str, Field]) -> dict[str, Any]:
 
 def _stored_scale(file: ForeignFile) -> float | None:
     """The factor that SAELens's trainer leaves beside its checkpoints."""
-    path = file.path.with_name("activation_scaler.json")
+    path = file.path.with_name(SCALER)
     if not path.is_file():
         return None
     root = Field(str(path), "", parse_json(path.read_bytes(), str(path))).mapping()
