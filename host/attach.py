@@ -17,7 +17,7 @@ from ..steering.plan import Entry, Plan
 from ..steering.sae import SelectedLatents
 from ..steering.schedules import Schedule
 from ..steering.sites import Site
-from .families import family_of
+from .families import family_of, uncompiled
 from .run import sampler_run, sampling_run
 from .weights import latents_patcher
 from .wrapper import PLAN_KEY, steered_call
@@ -170,5 +170,4 @@ def _require_family(model: Any, bundle: Bundle) -> None:
 
 def diffusion_model(model: Any) -> Any:
     """The diffusion model of a ModelPatcher, without the shell that compiling puts around it."""
-    dit = model.get_model_object("diffusion_model")
-    return getattr(dit, "_orig_mod", dit)
+    return uncompiled(model.get_model_object("diffusion_model"))

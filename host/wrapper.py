@@ -20,7 +20,7 @@ from ..steering.errors import SteeringError
 from ..steering.modifiers import Step
 from ..steering.plan import Plan
 from ..steering.sites import Site
-from .families import Family, Layout, family_of
+from .families import Family, Layout, family_of, uncompiled
 from .run import RUN_KEY, Run
 
 PLAN_KEY = "steerdit_plan"
@@ -53,9 +53,8 @@ def steered_call(
             found="none",
             remedy="Connect a positive conditioning to the sampler.",
         )
-    dit = model.diffusion_model
+    dit = uncompiled(model.diffusion_model)
     family = family_of(dit)
-    dit = getattr(dit, "_orig_mod", dit)
     layout = family.layout(dit, x, c_crossattn, kwargs.get("ref_latents") or ())
     rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0], run.batch)
     call = Call(plan, run, family, layout, sigma, x.shape[0], rows, images, run.is_whole(x))

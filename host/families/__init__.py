@@ -100,7 +100,7 @@ def family_of(dit: Any) -> Family:
     Raises:
         SteeringError: names the class where none fits, or what the model is instead.
     """
-    dit = getattr(dit, "_orig_mod", dit)
+    dit = uncompiled(dit)
     kind = type(dit)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name not in FAMILIES:
@@ -114,6 +114,11 @@ def family_of(dit: Any) -> Family:
     family: Family = import_module(f".{FAMILIES[name]}", __name__).FAMILY
     family.require(dit)
     return family
+
+
+def uncompiled(dit: Any) -> Any:
+    """The diffusion model without the shell that compiling puts around it."""
+    return getattr(dit, "_orig_mod", dit)
 
 
 def no_such_site(family: str, site: Site, expected: str) -> SteeringError:
