@@ -10,13 +10,14 @@ import argparse
 import os
 import random
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .hosting.in_process import boot
-from .results import Claim, at_least, at_most, versions, write
+from .results import Claim, at_least, at_most, verdict, versions, write
 from .timing import beside_each_other, described, ratio
 
 SEED = 9002
@@ -158,7 +159,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--pictures", type=int, default=PICTURES)
     ask.add_argument("--rounds", type=int, default=ROUNDS)
@@ -175,8 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     claims, timings = cost(model, clip, asked.pictures, asked.rounds)
     stopped, rows = kills(model, clip, asked.pictures, asked.points)
     claims |= stopped
-    for name, claim in claims.items():
-        print(f"{name}: {claim.value:.3f} ({claim.bound}, {'holds' if claim.holds else 'DOES NOT HOLD'})")
     print(
         write(
             "recordings",
@@ -188,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             versions=versions("torch"),
         )
     )
+    return verdict(claims)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,10 +28,16 @@ class Claim:
 
 
 def at_most(r: Rate | float, bound: float, n: int = 0) -> Claim:
+    """The claim that a figure is at most `bound`, in the figure's own unit; a rate brings its n and its interval.
+
+    The figure itself is held against the bound, not the interval's far end. `n`: how many it was taken over, for a
+    bare figure. A figure that is not a number fails.
+    """
     return _claim(r, n, f"<= {bound:.4g}", lambda v: v <= bound)
 
 
 def at_least(r: Rate | float, bound: float, n: int = 0) -> Claim:
+    """The claim that a figure is at least `bound`; else as `at_most`."""
     return _claim(r, n, f">= {bound:.4g}", lambda v: v >= bound)
 
 
@@ -72,3 +78,17 @@ def write(name: str, claims: Mapping[str, Claim], **rest: Any) -> Path:
     path = OUT / f"{name}.json"
     path.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n")
     return path
+
+
+def verdict(claims: Mapping[str, Claim]) -> int:
+    """Print each claim with its figure and bound → the exit status: 0 where all hold, else 1."""
+    width = max(map(len, claims), default=0)
+    for name, c in claims.items():
+        interval = f" ({c.ci[0]:.4g} to {c.ci[1]:.4g})" if c.ci is not None else ""
+        print(
+            f"{'holds' if c.holds else 'FAILS'}  {name:<{width}}  {c.value:.4g}{interval}, wanted {c.bound}"
+        )
+    failed = sum(not c.holds for c in claims.values())
+    if failed:
+        print(f"{failed} of {len(claims)} claims do not hold.")
+    return int(failed > 0)
