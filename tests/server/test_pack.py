@@ -36,6 +36,13 @@ NODES = {
     "SteerDiT_Calibrate": "Calibrate Gates",
     "SteerDiT_Browse": "Browse Latents",
     "SteerDiT_SaveSAEBundle": "Save SAE Bundle",
+    "SteerDiT_LoadLanguageModel": "Load Language Model",
+    "SteerDiT_TextEncoderStates": "Text Encoder States",
+    "SteerDiT_LoadPairs": "Load Prompt Pairs",
+    "SteerDiT_EstimateDirection": "Estimate Direction",
+    "SteerDiT_AlignEncoders": "Align Encoders",
+    "SteerDiT_TransferDirection": "Transfer Direction",
+    "SteerDiT_CalibrateDirection": "Calibrate Direction",
 }
 # The host prints whole tenths of a second: 0.2 stands for less than 0.25.
 IMPORT_TIME = re.compile(r"^\s*(?P<seconds>\d+\.\d) seconds(?P<failed>.*?): .*[/\\]steerdit$")
