@@ -132,3 +132,10 @@ def test_a_dictionary_of_another_width_is_refused_when_it_meets_the_model(
     (bundle,) = ImportSaeNode.execute(sparsify(steering, width=32), **SAID).result
     with pytest.raises(ValueError, match="found width 32"):
         repelled(tiny("flux", tmp_path), bundle)
+
+
+def test_a_scale_beside_the_file_counts_as_part_of_it(steering: Path) -> None:
+    name = sparsify(steering)
+    before = ImportSaeNode.fingerprint_inputs(name, **SAID)
+    (steering / "transformer_blocks.1" / "activation_scaler.json").write_text('{"scaling_factor": 2.0}')
+    assert ImportSaeNode.fingerprint_inputs(name, **SAID) != before

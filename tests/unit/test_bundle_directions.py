@@ -73,7 +73,7 @@ def direction_sites(draw: st.DrawFn) -> DirectionSite:
         width=draw(st.integers(1, 6)),
         encoder=encoder(),
         directions=tuple(
-            Direction(name, draw(st.floats(0, 1e6)), draw(st.none() | SHARES), rate(), rate())
+            Direction(name, draw(st.floats(0, 1e6, width=32)), draw(st.none() | SHARES), rate(), rate())
             for name in names
         ),
         alignment=draw(st.sampled_from([None, alignment])),

@@ -216,3 +216,9 @@ def test_blend_needs_what_its_form_reads() -> None:
     dictionary.tensors = dictionary.tensors._replace(decoder_adapted=None)
     with pytest.raises(SteeringError, match="decoder_adapted"):
         Blend(*dictionary.gated("token"))
+
+
+def test_a_strength_that_single_precision_cannot_hold() -> None:
+    for strength in (1e308, float("inf"), float("nan"), -1.0):
+        with pytest.raises(SteeringError, match="strength"):
+            Repel(*Dictionary.draw(0).gated("always"), strength=strength)
