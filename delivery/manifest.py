@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..steering.errors import SteeringError
-from ..steering.formats.fields import SHA256, Field, parse_json
+from ..steering.formats.directions import DIRECTION_BLOCKS
+from ..steering.formats.fields import LICENSE, SHA256, Field, parse_json
 
 PACK = Path(__file__).resolve().parents[1]
 MANIFEST = PACK / "weights_manifest.json"
 
 KINDS = ("bundle", "model", "text_encoder", "codec", "oracle")
-FAMILIES = ("flux", "sd3")
+FAMILIES = tuple(DIRECTION_BLOCKS)
+"""All that a bundle may be for."""
 
 REPOSITORY = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 _NAME = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
-_LICENSE = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
 _URL = re.compile(r"https://.+\.safetensors")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
@@ -157,7 +158,7 @@ def _weight(entry: Field) -> Weight:
         source=_source(fields["source"]),
         sha256=fields["sha256"].matching(SHA256, "a sha256 as 64 small hexadecimal digits"),
         bytes=fields["bytes"].integer(1),
-        license=fields["license"].matching(_LICENSE, "an SPDX licence expression, such as Apache-2.0"),
+        license=fields["license"].matching(LICENSE, "an SPDX licence expression, such as Apache-2.0"),
         description=description,
     )
 

@@ -17,7 +17,9 @@ from typing import Any, NoReturn, cast
 from ..errors import BundleError, SteeringError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}")
+_IDENTIFIER = r"\(*[A-Za-z0-9][A-Za-z0-9.-]*\+?\)*"
+LICENSE = re.compile(rf"(?=.{{1,200}}$){_IDENTIFIER}( (AND|OR|WITH) {_IDENTIFIER})*")
+"""An SPDX licence expression; brackets are not counted. weights_manifest.schema.json has the same pattern."""
 
 DAMAGED = "The file is damaged or was not made for SteerDiT: download it again, or ask whoever made it."
 

@@ -12,6 +12,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from steerdit.delivery.manifest import FAMILIES, read_manifest
+from steerdit.steering.formats.directions import DIRECTION_BLOCKS
+from steerdit.steering.formats.fields import LICENSE
+from steerdit.steering.formats.header import FAMILY_BLOCKS
+
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST: dict[str, Any] = json.loads((ROOT / "weights_manifest.json").read_text(encoding="utf-8"))
 SCHEMA: dict[str, Any] = json.loads((ROOT / "weights_manifest.schema.json").read_text(encoding="utf-8"))
@@ -65,6 +70,45 @@ def test_every_tracked_weight_is_listed() -> None:
 
 def test_a_good_entry_is_accepted() -> None:
     jsonschema.validate({"weights": [GOOD]}, SCHEMA)
+
+
+@pytest.mark.parametrize("family", [*DIRECTION_BLOCKS, None])
+def test_bundles_of_every_family_can_be_listed(family: str | None, tmp_path: Path) -> None:
+    document = {"weights": [{**GOOD, "family": family}]}
+    jsonschema.validate(document, SCHEMA)
+    path = tmp_path / "weights_manifest.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_manifest(path).bundles[0].family == family
+
+
+def test_the_schema_names_the_families_that_the_reader_knows() -> None:
+    assert SCHEMA["$defs"]["weight"]["properties"]["family"]["enum"] == [*FAMILIES, None]
+
+
+def test_families_with_sites_for_autoencoders_have_the_same_sites_for_directions() -> None:
+    assert {family: DIRECTION_BLOCKS[family] for family in FAMILY_BLOCKS} == dict(FAMILY_BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("license", "sound"),
+    [
+        ("Apache-2.0", True),
+        ("GPL-2.0+", True),
+        ("LicenseRef-unknown", True),
+        ("(MIT OR Apache-2.0) AND CC-BY-4.0", True),
+        ("GPL-2.0-only WITH (Classpath-exception-2.0)", True),
+        ("free for all", False),
+        ("Apache-2.0 and MIT", False),
+        ("Apache-2.0 AND", False),
+        ("+", False),
+        ("a" * 201, False),
+        ("Apache-2.0\n", False),
+    ],
+)
+def test_bundles_and_the_manifest_have_one_grammar_of_licences(license: str, sound: bool) -> None:
+    errors = jsonschema.Draft202012Validator(SCHEMA).iter_errors({"weights": [{**GOOD, "license": license}]})
+    assert (not list(errors)) is sound or license.endswith("\n")  # Python's $ lets a last line break pass
+    assert bool(LICENSE.fullmatch(license)) is sound
 
 
 @pytest.mark.parametrize(
