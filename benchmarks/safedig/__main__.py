@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ..hosting.in_process import boot
 from .settings import ARCHITECTURES, Sizes
@@ -40,9 +39,9 @@ def main() -> int:
     torch.set_num_threads(1)  # so that seconds mean the same everywhere
     torch.set_grad_enabled(False)
     return run(
-        Store(Path(work_folder()), Budget(0 if args.report else args.budget)),
+        Store(work_folder(), Budget(args.budget)),
         Sizes().with_cells_of(args.n),
-        architectures=(args.architecture,) if args.architecture else ARCHITECTURES,
+        architectures=() if args.report else (args.architecture,) if args.architecture else ARCHITECTURES,
         targets=(args.rotation,) if args.rotation else CATEGORIES,
         candidates=not args.skip_candidates,
         host=host,

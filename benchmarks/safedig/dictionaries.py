@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ...steering.sites import Site
 from ...training.dictionaries.job import Job, finished, prepare, run
 from ...training.dictionaries.result import TrainedSAE
@@ -11,6 +13,7 @@ from .store import OutOfTime
 from .worlds import World
 
 
+@torch.no_grad()  # gradients are written out
 def trained(world: World, recording: Recording, site: Site) -> TrainedSAE:
     """The autoencoder of a recording at a site.
 
@@ -31,6 +34,7 @@ def trained(world: World, recording: Recording, site: Site) -> TrainedSAE:
     if known is not None:
         return known
     world.store.budget.check()
+    print(f"{world.architecture}: training at {site} on {recording.folder.name}", flush=True)
     prepare(folder, job)
     try:
         sae = run(folder, stop=world.store.budget.spent)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from ...steering.sites import Site
 from ...training.counterfactuals import cross, directions
 from ...training.probe import fit_probe
@@ -40,8 +38,7 @@ def compared(world: World, target: str, site: Site) -> dict[str, Any]:
         found = directions(fit.unsafe, fit.safe, crossings.weight)
         return asdict(compare(found, held.unsafe, held.safe, held.sample_unsafe))
 
-    with torch.inference_mode():
-        return world.store.result("directions", inputs(world, target, site), make)
+    return world.store.result("directions", inputs(world, target, site), make)
 
 
 def _pairs(world: World, target: str, site: Site, calibration: bool) -> Pairs:

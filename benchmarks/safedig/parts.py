@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ...host.attach import attach_bundle
 from ...steering.formats.bundle import Bundle, open_bundle
 from ...steering.gates import Gate
@@ -71,8 +69,7 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
         }
         return {"file": path.name, **figures, "gates": gates}
 
-    with torch.inference_mode():
-        made = world.store.result("bundles", inputs, make)
+    made = world.store.result("bundles", inputs, make)
     return None if made["file"] is None else open_bundle(path)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from ...steering.sites import Site
 from ...training.candidates import measure
 from ...training.routing import (
@@ -49,9 +47,7 @@ def terms(world: World, target: str) -> dict[Candidate, Terms]:
             ]
         }
 
-    with torch.inference_mode():
-        made = world.store.result("routing", _inputs(world, target), make)
-    return _read(made)
+    return _read(world.store.result("routing", _inputs(world, target), make))
 
 
 def finished(world: World, target: str) -> dict[Candidate, Terms] | None:

@@ -33,8 +33,9 @@ def run(
     """Makes what is asked for, as far as the budget goes; the report is of all that is there, asked for or not.
 
     Returns:
-        0 where nothing is missing and every claim holds.
+        0 where the budget has stopped it, or nothing is missing and every claim holds.
     """
+    stopped = False
     rotations: list[Rotation] = []
     absent: list[str] = []
     for architecture in ARCHITECTURES:
@@ -48,9 +49,12 @@ def run(
             try:
                 make(world, target, candidates)
             except OutOfTime:
+                stopped = True
                 print(f"{architecture} {target}: the budget is spent; run this again to go on", flush=True)
+                break
         rotations += [gathered(world, target) for target in CATEGORIES]
-    return report(rotations, absent, sizes, host=host)
+    whole = report(rotations, absent, sizes, host=host)
+    return 0 if stopped or whole else 1
 
 
 def make(world: World, target: str, candidates: bool = True) -> None:
@@ -107,8 +111,8 @@ def gathered(world: World, target: str) -> Rotation:
     return Rotation(world.architecture, target, cells, tuple(missing), ranked, whole, judged)
 
 
-def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *, host: str) -> int:
-    """Prints the claims, and writes them where they count → 0 where nothing is missing and all hold."""
+def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *, host: str) -> bool:
+    """Prints the claims, and writes them where they count → whether nothing is missing and all hold."""
     made: dict[str, Claim] = {}
     left_out = list(absent)
     for r in rotations:
@@ -146,7 +150,7 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
             versions=versions("torch", "safetensors", "numpy"),
         )
         print(path)
-    return 0 if made and not left_out and all(claim.holds for claim in made.values()) else 1
+    return bool(made) and not left_out and all(claim.holds for claim in made.values())
 
 
 def _say(world: World, target: str, name: str, found: Cell) -> None:
