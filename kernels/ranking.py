@@ -46,6 +46,7 @@ class Ranking:
         """
         self.k, self.columns, self.dtype = k, columns, dtype
         self.row_bits = rows.bit_length()
+        self.shift = 32 + self.row_bits
         self.seen = 0
         self.order: Any = np.empty((columns, 0), dtype=np.int64)
         """(columns, min(k, seen))"""
@@ -58,11 +59,11 @@ class Ranking:
         if rows.numel() == 0:
             return
         keys = rows.view(INTEGERS[self.dtype])
-        maxima = self._maxima(keys)
+        maxima = self._maxima(keys, self.extremes)
         bound = self._first_bound(maxima) if self.bound is None else self.bound
         if bound.min() <= 0:
             keys = rising(keys)
-            maxima = self._maxima(keys)
+            maxima = self._maxima(keys, Extremes(self.dtype))  # which mean nothing of mended bits
             bound = self._first_bound(maxima) if self.bound is None else self.bound
         self._merge(self._reaching(keys.numpy(), maxima.numpy(), bound), len(rows))
 
@@ -72,7 +73,7 @@ class Ranking:
         keys = (HIGHEST - (order >> self.row_bits & VALUE)).to(INTEGERS[self.dtype])
         return rising(keys).view(self.dtype), order & (1 << self.row_bits) - 1
 
-    def _maxima(self, keys: Tensor) -> Tensor:
+    def _maxima(self, keys: Tensor, extremes: Extremes) -> Tensor:
         """The largest of each whole group of rows, (n // MEMBERS, columns)."""
         maxima = keys.new_empty(len(keys) // MEMBERS, self.columns)
         step = max(1, HOT_BYTES // (MEMBERS * self.columns * keys.element_size()))
@@ -80,8 +81,8 @@ class Ranking:
             into = maxima[at : at + step]
             some = keys[at * MEMBERS : (at + len(into)) * MEMBERS]
             torch.amax(some.view(-1, MEMBERS, self.columns), 1, out=into)
-            self.extremes.look(some.numpy(), into.numpy())
-        self.extremes.look(keys[len(maxima) * MEMBERS :].numpy())
+            extremes.look(some.numpy(), into.numpy())
+        extremes.look(keys[len(maxima) * MEMBERS :].numpy())
         return maxima
 
     def _first_bound(self, maxima: Tensor) -> Any:
@@ -108,15 +109,19 @@ class Ranking:
                 bound[crowded] = np.iinfo(bound.dtype).max
                 crowd = self._sorted(keys, crowded)
         numbers, grouped = keys.reshape(-1), len(maxima) * MEMBERS
-        group, column = np.divmod(found, self.columns)
+        group = found // self.columns
+        column = found - group * self.columns
         first = group * (MEMBERS * self.columns) + column
         members = np.stack([numbers[m * self.columns :].take(first) for m in range(MEMBERS)])  # (MEMBERS, F)
-        member, at = np.divmod(np.flatnonzero(members >= bound[column]), max(1, len(found)))
+        inside = np.flatnonzero(members >= bound[column])
+        member = inside // max(1, len(found))
+        at = inside - member * len(found)
         beyond, where = np.nonzero(keys[grouped:] >= bound)
         row = np.concatenate([group[at] * MEMBERS + member, beyond + grouped, crowd[0]])
         column = np.concatenate([column[at], where, crowd[1]])
-        key = numbers[row * self.columns + column].astype(np.int64)
-        return (column << (32 + self.row_bits)) | ((HIGHEST - key) << self.row_bits) | (row + self.seen)
+        rest = keys[row[len(inside) :], column[len(inside) :]]
+        key = np.concatenate([members.reshape(-1)[inside], rest]).astype(np.int64)
+        return (column << self.shift) | ((HIGHEST - key) << self.row_bits) | (row + self.seen)
 
     def _sorted(self, keys: Any, columns: Any) -> Any:
         """Rows and columns (2, F) of the k largest keys of some columns, by sorting them whole."""
@@ -134,8 +139,7 @@ class Ranking:
         self.seen += rows
         order = np.concatenate([self.order.reshape(-1), new])
         order.sort()
-        count = np.bincount(order >> (32 + self.row_bits), minlength=self.columns)
-        first = np.cumsum(count) - count
+        first = np.searchsorted(order, np.arange(self.columns) << self.shift)
         self.order = order[first[:, None] + np.arange(min(self.k, self.seen))]
         if self.seen >= self.k:
             kth = HIGHEST - (self.order[:, -1] >> self.row_bits & VALUE)

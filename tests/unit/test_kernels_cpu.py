@@ -120,11 +120,12 @@ def test_what_is_above_its_threshold_is_what_torch_finds(
 
 
 @pytest.mark.parametrize("dtype", keys.INTEGERS)
-@pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, 1e-7])
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, 1e-7, -1e-7])
 @pytest.mark.parametrize("step", [500, 3000])
 def test_where_all_are_equal_the_first_are_the_largest(dtype: torch.dtype, value: float, step: int) -> None:
-    indices = ranked(torch.full((3000, 40), value, dtype=dtype), 20, step).largest()[1]
-    assert torch.equal(indices, torch.arange(20).expand(40, 20))
+    found = ranked(torch.full((3000, 40), value, dtype=dtype), 20, step)
+    assert found.extremes.finite
+    assert torch.equal(found.largest()[1], torch.arange(20).expand(40, 20))
 
 
 def test_what_comes_later_wins_where_it_is_larger() -> None:
