@@ -1,1 +1,5 @@
-"""The only code of the pack that imports comfy: the wrapper, the run, the model families, the folders."""
+"""The pack's side of ComfyUI: the wrapper, the run, the model families, sampling, recording, the folders.
+
+In the pack, only this folder imports the host's internals; nodes/ imports its node API. benchmarks/ has three more
+doors, named in pyproject.toml's import contracts: the demo's loaders, a host in the benchmark's process, a block of it.
+"""
