@@ -20,7 +20,7 @@ from torch import Tensor
 from ..steering.errors import SteeringError
 from ..steering.formats.bundle import Bundle, write_bundle
 from ..steering.formats.header import Made
-from ..steering.formats.rows import Reading
+from ..steering.formats.rows import OpenContainer
 from ..steering.sae import SelectedLatents
 from ..steering.sites import Site
 from .codes import require_finite
@@ -125,7 +125,7 @@ def write_thresholds(path: Path, bundle: Bundle, found: Mapping[Site, Thresholds
     header = bundle.header
     said = {str(site): thresholds.described() for site, thresholds in found.items()}
     recipe = {**header.made.recipe, RECIPE: {**header.made.recipe.get(RECIPE, {}), **said}}
-    with Reading(bundle.container) as file:
+    with OpenContainer(bundle.container) as file:
         tensors = {name: file.whole(name) for name in bundle.container.tensors}
     tensors |= {f"{site}.threshold": thresholds.threshold for site, thresholds in found.items()}
     return write_bundle(path, replace(header, made=Made(header.made.by, recipe)), tensors)

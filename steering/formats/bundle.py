@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ..errors import BundleError
 from ..sites import Site
-from .container import Container, Span, chunks, read_container, sha256_of, write_container
+from .container import Container, TensorSpan, chunks, read_container, sha256_of, write_container
 from .directions import DirectionSite
 from .fields import DAMAGED, listed, plain, shown
 from .header import READ_DTYPES, BundleHeader, SaeSite, TensorRecord, header_json, parse_header
-from .rows import DTYPES, Reading, require_finite, require_rows
+from .rows import DTYPES, OpenContainer, require_finite, require_rows
 
 KEY = "steerdit"
 DIGEST_KEY = "steerdit_sha256"
@@ -136,7 +136,7 @@ class Bundle:
         for name, size in sizes.items():
             if all_of_it or size <= HASHED_ALWAYS:
                 self.check_once(name)
-        with Reading(self.container) as file:
+        with OpenContainer(self.container) as file:
 
             def rows(part: str) -> Tensor:
                 found = self._finite(site, part, file.rows(f"{site}.{part}", indices).float())
@@ -177,11 +177,11 @@ class Bundle:
         parts: dict[str, Tensor] = {}
         for part in self.directions[site].tensor_shapes():
             self.check(f"{site}.{part}")
-            with Reading(self.container) as file:
+            with OpenContainer(self.container) as file:
                 parts[part] = self._finite(site, part, file.whole(f"{site}.{part}").float())
         return DirectionTensors(parts["direction"], parts["direction_mean"])
 
-    def of_site(self, site: Site) -> dict[str, Span]:
+    def of_site(self, site: Site) -> dict[str, TensorSpan]:
         """The tensors of a site."""
         return {
             name: span

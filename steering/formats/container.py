@@ -44,7 +44,7 @@ _IMPOSTORS: tuple[tuple[bytes, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Span:
+class TensorSpan:
     """One tensor's place in a file."""
 
     dtype: str
@@ -61,7 +61,7 @@ class Container:
 
     path: Path
     metadata: Mapping[str, str]
-    tensors: Mapping[str, Span]
+    tensors: Mapping[str, TensorSpan]
     stamp: tuple[int, int]
     """Size and modification time (ns) when the table was read."""
 
@@ -143,7 +143,7 @@ def write_container(
         os.fsync(stream.fileno())
 
 
-def chunks(path: Path, span: Span, size: int = 8 * 2**20) -> Iterator[bytes]:
+def chunks(path: Path, span: TensorSpan, size: int = 8 * 2**20) -> Iterator[bytes]:
     """One tensor's bytes, a piece at a time."""
     with path.open("rb") as stream:
         stream.seek(span.start)
@@ -196,7 +196,7 @@ def _refuse_impostor(path: Path, size: int, length: int, first: bytes) -> None:
     raise BundleError(str(path), expected=expected, found=found, remedy=DAMAGED)
 
 
-def _span(entry: Field, data_start: int, size: int) -> Span:
+def _span(entry: Field, data_start: int, size: int) -> TensorSpan:
     fields = entry.record("dtype shape data_offsets")
     dtype = fields["dtype"].one_of(ITEM_SIZES)
     shape = tuple(member.integer(0, 2**48) for member in fields["shape"].items())
@@ -214,10 +214,10 @@ def _span(entry: Field, data_start: int, size: int) -> Span:
             f"{size}",
             "The file is cut short: download it again.",
         )
-    return Span(dtype, shape, data_start + offsets[0], data_start + offsets[1])
+    return TensorSpan(dtype, shape, data_start + offsets[0], data_start + offsets[1])
 
 
-def _refuse_gaps(path: Path, spans: Mapping[str, Span], data_start: int, size: int) -> None:
+def _refuse_gaps(path: Path, spans: Mapping[str, TensorSpan], data_start: int, size: int) -> None:
     """No byte may belong to no tensor or to two: hidden content has no place in a bundle."""
     position = data_start
     for name, span in sorted(spans.items(), key=lambda item: (item[1].start, item[1].stop)):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BundleError
-from .container import ITEM_SIZES, Container, Span
+from .container import ITEM_SIZES, Container, TensorSpan
 from .fields import DAMAGED, listed
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -32,13 +32,13 @@ DTYPES: Mapping[str, torch.dtype] = {
 """What can be read, by the container's names."""
 
 
-class Reading:
+class OpenContainer:
     """The file of a container, open for reading; a BundleError if it is not the one whose table was read."""
 
     def __init__(self, container: Container) -> None:
         self.container = container
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> OpenContainer:
         self.container.unchanged()
         try:
             self.file = FileIO(self.container.path)  # a buffered one would read on past a row
@@ -97,12 +97,12 @@ class Reading:
                     torch.index_select(line, 0, at, out=found[row])
         return found.T.contiguous()
 
-    def _empty(self, span: Span, shape: Sequence[int]) -> Tensor:
+    def _empty(self, span: TensorSpan, shape: Sequence[int]) -> Tensor:
         if span.dtype not in DTYPES:
             raise self._refusal(f"numbers of the kind {span.dtype}", f"numbers as {', '.join(DTYPES)}")
         return torch.empty(tuple(shape), dtype=DTYPES[span.dtype])
 
-    def _fill(self, span: Span, first: int, into: Tensor) -> None:
+    def _fill(self, span: TensorSpan, first: int, into: Tensor) -> None:
         """Reads a tensor's numbers from the place `first` on into contiguous memory."""
         if into.numel() == 0:
             return

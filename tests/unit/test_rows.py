@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from steerdit.steering.errors import BundleError
 from steerdit.steering.formats.container import read_container
-from steerdit.steering.formats.rows import DTYPES, Reading
+from steerdit.steering.formats.rows import DTYPES, OpenContainer
 
 
 @settings(deadline=None, max_examples=60)
@@ -44,7 +44,7 @@ def test_rows_and_columns_are_those_of_the_tensor(
     path = tmp_path_factory.mktemp("rows") / "any.safetensors"
     save_file(stored, path)
     rows, columns = [i % height for i in chosen], [i % width for i in chosen]
-    with Reading(read_container(path)) as file:
+    with OpenContainer(read_container(path)) as file:
         assert torch.equal(file.whole("m"), stored["m"])
         assert torch.equal(file.whole("scalar"), stored["scalar"])
         assert torch.equal(file.rows("m", rows), stored["m"][rows])
@@ -55,7 +55,7 @@ def test_rows_and_columns_are_those_of_the_tensor(
 @pytest.mark.parametrize("indices", [[-1], [4], [0, 4]])
 def test_what_lies_beyond_a_tensor_is_not_read(tmp_path: Path, indices: list[int]) -> None:
     save_file({"m": torch.zeros(4, 4), "z": torch.ones(4, 4)}, tmp_path / "s.safetensors")
-    with Reading(read_container(tmp_path / "s.safetensors")) as file:
+    with OpenContainer(read_container(tmp_path / "s.safetensors")) as file:
         for read in (file.rows, file.columns):
             with pytest.raises(IndexError, match="m are 0 to 3"):
                 read("m", indices)
@@ -67,7 +67,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, change:
     save_file({"m": torch.zeros(400, 400)}, path)
 
     def read() -> None:
-        with Reading(read_container(path)) as file:
+        with OpenContainer(read_container(path)) as file:
             file.rows("m", [0])
             if change == "cut":
                 os.truncate(path, 1000)
@@ -83,7 +83,7 @@ def test_numbers_of_a_kind_that_is_not_read_are_refused(tmp_path: Path) -> None:
     save_file({"m": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, tmp_path / "s.safetensors")
     with (
         pytest.raises(BundleError, match=r"expected numbers as F64, .*found numbers of the kind F8_E4M3"),
-        Reading(read_container(tmp_path / "s.safetensors")) as file,
+        OpenContainer(read_container(tmp_path / "s.safetensors")) as file,
     ):
         file.whole("m")
 
@@ -95,11 +95,11 @@ def test_a_few_cost_little_memory(tmp_path: Path, read: str, shape: tuple[int, i
     program = """
 import resource, sys, torch
 from steerdit.steering.formats.container import read_container
-from steerdit.steering.formats.rows import Reading
+from steerdit.steering.formats.rows import OpenContainer
 container = read_container(sys.argv[1])
 torch.ones(4, 4).half().T.contiguous().index_select(1, torch.tensor([0])).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with Reading(container) as file:
+with OpenContainer(container) as file:
     found = getattr(file, sys.argv[2])("m", [*range(0, 65536, 8192), 65535])
 assert found.shape == (9, 512) and bool((found == 1).all())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from ...steering.formats.container import read_container
-from ...steering.formats.rows import Reading
+from ...steering.formats.rows import OpenContainer
 from ...steering.sites import Site
 from . import manifest as manifests
 from .manifest import DAMAGED, LABELS, Manifest, ModelFingerprint, ShardEntry
@@ -316,7 +316,7 @@ class Recording:
         index = self._index(entry, site)
         return Rows(tokens.float(), index.sample[rows], index.sigma[rows], index.position[rows])
 
-    def _open(self, entry: ShardEntry) -> Reading:
+    def _open(self, entry: ShardEntry) -> OpenContainer:
         path = self.folder / entry.file
         if not path.exists():
             raise SteeringError(
@@ -336,7 +336,7 @@ class Recording:
                     remedy=DAMAGED,
                 )
             self._verified[entry.file] = stamp
-        return Reading(read_container(path))
+        return OpenContainer(read_container(path))
 
 
 def open_recording(folder: str | os.PathLike[str], *, model: ModelFingerprint | None = None) -> Recording:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...errors import BundleError
 from ..container import read_container, write_container
 from ..fields import shown
-from ..rows import Reading, require_finite
+from ..rows import OpenContainer, require_finite
 from .control_vector import ControlVector
 
 ALONE = "direction"
@@ -33,7 +33,7 @@ def read_direction_vectors(path: Path) -> ControlVector:
     """
     container = read_container(path)
     layers: dict[int, Tensor] = {}
-    with Reading(container) as file:
+    with OpenContainer(container) as file:
         for name in container.tensors:
             values = file.whole(name)
             if not values.dtype.is_floating_point:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..container import Container
-from ..rows import DTYPES, Reading
+from ..rows import DTYPES, OpenContainer
 
 FLOATS: Mapping[str, torch.dtype] = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
@@ -60,15 +60,15 @@ class StoredTensors:
         return self.container.tensors[name].dtype in FLOATS
 
     def whole(self, name: str) -> Tensor:
-        with Reading(self.container) as file:
+        with OpenContainer(self.container) as file:
             return file.whole(name)
 
     def rows(self, name: str, indices: Sequence[int]) -> Tensor:
-        with Reading(self.container) as file:
+        with OpenContainer(self.container) as file:
             return file.rows(name, indices)
 
     def columns(self, name: str, indices: Sequence[int]) -> Tensor:
-        with Reading(self.container) as file:
+        with OpenContainer(self.container) as file:
             return file.columns(name, indices)
 
 
