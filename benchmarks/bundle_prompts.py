@@ -40,10 +40,15 @@ def as_csv(count: int, seed: int) -> str:
     return text.getvalue()
 
 
+def write(path: Path, count: int, seed: int) -> None:
+    """The list as a .jsonl."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(count, seed))
+    path.write_text("".join(lines), encoding="utf-8")
+
+
 def main() -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows(COUNT, SEED))
     FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text("".join(lines), encoding="utf-8")
+    write(FILE, COUNT, SEED)
     print(FILE)
 
 

@@ -98,12 +98,8 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _changes(given: Sequence[str], cpu: bool) -> dict[str, str]:
-    found: dict[str, str] = {"machine.device": '"cpu"'} if cpu else {}
-    for one in given:
-        name, _, value = one.partition("=")
-        plain = value[:1] in tuple("+-.0123456789\"'[") or value in ("true", "false")
-        found[name.strip()] = value if plain else f"'{value}'"
-    return found
+    named = (one.partition("=") for one in given)
+    return {**({"machine.device": "cpu"} if cpu else {}), **{name.strip(): value for name, _, value in named}}
 
 
 class Terminal:

@@ -233,7 +233,7 @@ def read_recipe(path: Path, changes: Mapping[str, str] = {}) -> Recipe:
     """A recipe from its file.
 
     Args:
-        changes: `section.key` -> a TOML value that takes the place of the file's.
+        changes: `section.key` -> a TOML value that takes the place of the file's; a text may lack its quotes.
 
     Raises:
         SteeringError: names the file, the line and the key that cannot be.
@@ -247,7 +247,7 @@ def read_recipe(path: Path, changes: Mapping[str, str] = {}) -> Recipe:
         _require_known(section, SECTIONS, where)
         _require_known(key, _keys(section), where)
         tables.setdefault(section, {})[key] = Field(
-            where, "", parse_toml(f"x = {value}", where)["x"], SteeringError, WRONG
+            where, "", _written(section, key, value, where), SteeringError, WRONG
         )
     parts: dict[str, Any] = {}
     for section, types in SECTIONS.items():
@@ -279,6 +279,15 @@ def _table(section: str, value: Any, path: Path, text: str) -> dict[str, Field]:
 
 def _keys(section: str) -> list[str]:
     return [field.name for kind in SECTIONS[section].values() for field in dataclasses.fields(kind)]
+
+
+def _written(section: str, key: str, value: str, where: str) -> Any:
+    fields = [field for kind in SECTIONS[section].values() for field in dataclasses.fields(kind)]
+    default = next(field.default for field in fields if field.name == key)
+    plain = default is dataclasses.MISSING or isinstance(default, str)
+    if plain and value[:1] not in ("'", '"'):
+        return value
+    return parse_toml(f"x = {value}", where)["x"]
 
 
 def _require_known(name: str, known: Any, where: str) -> None:

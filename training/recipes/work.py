@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...steering.errors import SteeringError
-from ...steering.formats.header import Category, Gate, Rate
+from ...steering.formats.header import Category, GateThresholds, RateRecord
 from ..recordings.writer import write_text
 
 PIECES, PIECE = 64, 64 * 1024
@@ -111,9 +111,9 @@ def categories_of(said: Mapping[str, Any]) -> dict[str, Category]:
     }
 
 
-def _gate(said: Mapping[str, Any]) -> Gate:
-    rates = {name: said[name] and Rate(**said[name]) for name in ("false_positive", "recall")}
-    return Gate(said["token"], said["image"], **rates)
+def _gate(said: Mapping[str, Any]) -> GateThresholds:
+    rates = {name: said[name] and RateRecord(**said[name]) for name in ("false_positive", "recall")}
+    return GateThresholds(said["token"], said["image"], **rates)
 
 
 def _plain(value: Any) -> Any:
