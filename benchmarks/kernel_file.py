@@ -53,7 +53,7 @@ def random_bundle(path: Path, sites: tuple[str, ...], d: int, latents: int, gate
     g = torch.Generator().manual_seed(SEED)
     count = min(64, latents)
     chosen = tuple(range(0, latents, latents // count))[:count]
-    category = header.Category(chosen, (1.0,) * count, header.Gate(gate, gate))
+    category = header.Category(chosen, (1.0,) * count, header.GateThresholds(gate, gate))
     sae = header.SaeSite(d, latents, "jumprelu", categories={"random": category})
     rows = torch.randn(latents, d, generator=g).div_(d**0.5)
     tensors = {

@@ -122,7 +122,7 @@ def selected(w: columns.World, s: int) -> Iterator[tuple[str, columns.Run]]:
 
 def repel(w: columns.World, s: int) -> columns.Run:
     """The modifier of the node: in float32, with the gate's scores and every finding checked, the norm kept."""
-    category = header.Category(tuple(range(s)), (1.0,) * s, header.Gate(0.0, 0.0))
+    category = header.Category(tuple(range(s)), (1.0,) * s, header.GateThresholds(0.0, 0.0))
     sae = header.SaeSite(w.x.shape[1], len(w.encoder), "jumprelu", categories={"any": category})
     encoder, bias, decoder = (part[:s].float() for part in (w.encoder, w.encoder_bias, w.decoder))
     shift, threshold = w.decoder_bias.float(), torch.zeros(s)

@@ -12,7 +12,7 @@ from . import offered
 from .schema import PARTS, RECORDING, SAE, SELECTION, schema
 
 if TYPE_CHECKING:
-    from ..steering.formats.header import Category, Rate
+    from ..steering.formats.header import Category, RateRecord
     from ..steering.sites import Site
     from ..training.assembling import Part
     from ..training.dictionaries.result import TrainedSAE
@@ -146,5 +146,5 @@ def _line(site: Site, name: str, category: Category | None) -> str:
     )
 
 
-def _rate(rate: Rate | None) -> str:
+def _rate(rate: RateRecord | None) -> str:
     return "-" if rate is None else f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..evaluation.rates import wilson
 from ..steering.errors import SteeringError
-from ..steering.formats.header import Category, Gate, Rate
+from ..steering.formats.header import Category, GateThresholds, RateRecord
 from .codes import Coded
 from .maxima import Maxima
 from .tails import UpperTail
@@ -100,7 +100,7 @@ def calibrate(
     units: Sequence[str],
     rule: GateRule = GateRule(),
     crossing: Tensor | None = None,
-) -> Gate:
+) -> GateThresholds:
     """The gate of one category.
 
     Args:
@@ -131,7 +131,7 @@ def calibrate(
         token = float(scores.benign_tokens.at(rule.quantile)[column])
         image = image_threshold(best[sides["benign"]], best[sides["unsafe"]], rule)
         alarms, hits = _cross_fitted(best, sides, units, rule)
-    return Gate(max(token, 0.0), max(image, 0.0), _rate(alarms), _rate(hits))
+    return GateThresholds(max(token, 0.0), max(image, 0.0), _rate(alarms), _rate(hits))
 
 
 def image_threshold(benign: Tensor, unsafe: Tensor, rule: GateRule) -> float:
@@ -153,7 +153,7 @@ def at_crossing(scores: Tensor, category: str) -> float:
     return float(scores.double().median())
 
 
-def described(latents: Sequence[int], gate: Gate) -> Category:
+def described(latents: Sequence[int], gate: GateThresholds) -> Category:
     """A category as a bundle's header holds it, all its latents weighing the same.
 
     Raises:
@@ -190,6 +190,6 @@ def _cross_fitted(
     return opened["benign"], opened["unsafe"]
 
 
-def _rate(cases: Sequence[bool]) -> Rate:
+def _rate(cases: Sequence[bool]) -> RateRecord:
     found = wilson(sum(cases), len(cases))
-    return Rate(found.value, found.low, found.high)
+    return RateRecord(found.value, found.low, found.high)

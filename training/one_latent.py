@@ -18,9 +18,8 @@ from torch.nn.functional import normalize
 
 from ..steering.errors import SteeringError
 from ..steering.formats.bundle import LatentTensors
-from ..steering.formats.header import Category, Gate, SaeSite
-from ..steering.gates import Gate as OpenGate
-from ..steering.gates import GateKind
+from ..steering.formats.header import Category, GateThresholds, SaeSite
+from ..steering.gates import Gate, GateKind
 from ..steering.modifiers import Blend, Modifier, Repel
 from ..steering.sae import SelectedLatents
 from .codes import require_finite
@@ -79,7 +78,7 @@ def dictionary(
         biases.append(bias)
         thresholds.append(threshold)
         adapted.append(v if change is None else v + change.double() / typical)
-    names = {name: Category((i,), (1.0,), Gate(0.0, 0.0)) for i, name in enumerate(categories)}
+    names = {name: Category((i,), (1.0,), GateThresholds(0.0, 0.0)) for i, name in enumerate(categories)}
     encoder = torch.stack(rows).float()
     tensors = LatentTensors(
         tuple(range(len(rows))),
@@ -98,5 +97,5 @@ def modifier(
     operator: str, latents: SelectedLatents, categories: Mapping[str, Category], strength: float = 1.0
 ) -> Modifier:
     """An operator over a dictionary of one latent each, acting wherever one fires."""
-    gate = OpenGate.over(GateKind.ALWAYS, dict(categories), latents.latents)
+    gate = Gate.over(GateKind.ALWAYS, dict(categories), latents.latents)
     return OPERATORS[operator](latents, gate, strength)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...evaluation import rates
 from ...steering.formats.bundle import Bundle, write_bundle
-from ...steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
+from ...steering.formats.header import Base, BundleHeader, Category, GateThresholds, Made, RateRecord, SaeSite
 from ...steering.sites import Site
 from ...training.calibration import calibrate
 from ...training.counterparts import counterparts
@@ -155,7 +155,9 @@ def gated(
         having = torch.tensor([p.category == category for p in said.risky])
         image = calibrate(best[benign:], best[:risky][having], 0.999, MARGIN)
         token = calibrate(scores[r.prompt >= risky], scores[r.prompt < risky], 0.999)
-        gate = Gate(token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall))
+        gate = GateThresholds(
+            token.threshold, image.threshold, as_rate(image.false_positive), as_rate(image.recall)
+        )
         categories[category] = Category(tuple(latents), (1.0,) * len(latents), gate)
         print(
             f"{site} {category}: {len(latents)} latents, image gate {image.threshold:.3f}, "
@@ -165,5 +167,5 @@ def gated(
     return categories
 
 
-def as_rate(r: rates.Rate) -> Rate:
-    return Rate(r.value, r.low, r.high)
+def as_rate(r: rates.Rate) -> RateRecord:
+    return RateRecord(r.value, r.low, r.high)

@@ -10,7 +10,7 @@ RESERVED_CATEGORIES = ("all", "default", "none", "*")
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateRecord:
     """A measured share with its confidence interval, all within 0 and 1."""
 
     value: float
@@ -29,16 +29,16 @@ def require_category_name(name: str, entry: Field) -> str:
     return name
 
 
-def rate_of(entry: Field) -> Rate:
+def rate_of(entry: Field) -> RateRecord:
     fields = entry.record("value ci")
     value = fields["value"].number(0.0, 1.0)
     interval = [bound.number(0.0, 1.0) for bound in fields["ci"].items()]
     if len(interval) != 2 or not interval[0] <= value <= interval[1]:
         fields["ci"].refuse(f"a lower and an upper bound around {value:g}")
-    return Rate(value, interval[0], interval[1])
+    return RateRecord(value, interval[0], interval[1])
 
 
-def rates_json(**rates: Rate | None) -> dict[str, object]:
+def rates_json(**rates: RateRecord | None) -> dict[str, object]:
     """Those that were measured, as `rate_of` reads them back."""
     return {
         name: {"value": rate.value, "ci": [rate.low, rate.high]}

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .categories import Rate, rate_of, rates_json, require_category_name
+from .categories import RateRecord, rate_of, rates_json, require_category_name
 from .fields import SHA256, Field
 
 GLOBAL = "global"
@@ -77,9 +77,9 @@ class Direction:
     """Where weights are given; at least 0."""
     threshold: float | None = None
     """τ, a benign quantile of the category's score, 0 to 1 (see steering/directions.py); None if not calibrated."""
-    false_positive: Rate | None = None
+    false_positive: RateRecord | None = None
     """Of the gate on benign prompts."""
-    recall: Rate | None = None
+    recall: RateRecord | None = None
     """Of the gate on prompts of the category."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ..errors import SteeringError
 from ..sites import Site
 from ..standardise import STANDARDISERS
-from .categories import Rate, rate_of, rates_json, require_category_name
+from .categories import RateRecord, rate_of, rates_json, require_category_name
 from .directions import DIRECTION_BLOCKS, DirectionSite, direction_site, direction_site_json
 from .fields import LICENSE, SHA256, Field, listed, parse_json
 
@@ -58,16 +58,16 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateThresholds:
     """Thresholds on a category's score; a gate opens where the score is strictly above."""
 
     token: float
     """For one token's score."""
     image: float
     """For the highest score among a row's tokens."""
-    false_positive: Rate | None = None
+    false_positive: RateRecord | None = None
     """Of the image gate on benign prompts."""
-    recall: Rate | None = None
+    recall: RateRecord | None = None
     """Of the image gate on prompts of the category."""
 
 
@@ -78,7 +78,7 @@ class Category:
     latents: tuple[int, ...]
     weights: tuple[float, ...]
     """One per latent, at least 0."""
-    gate: Gate
+    gate: GateThresholds
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _category(name: str, entry: Field, count: int) -> Category:
     return Category(
         latents,
         weights,
-        Gate(
+        GateThresholds(
             token=gate["token"].single(0.0),
             image=gate["image"].single(0.0),
             false_positive=gate["false_positive"].optional(rate_of) if "false_positive" in gate else None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerdit.steering.formats.bundle import Bundle, write_bundle
-from steerdit.steering.formats.header import Base, BundleHeader, Category, Gate, Made, SaeSite
+from steerdit.steering.formats.header import Base, BundleHeader, Category, GateThresholds, Made, SaeSite
 from steerdit.steering.sites import Site
 
 from .tiny import CONTEXT, WIDTH
@@ -19,9 +19,9 @@ SITES = {
     "flux": ("text", "double.0.text", "double.1.image", "single.0.text", "single.1.image"),
     "sd3": ("text", "joint.0.text", "joint.1.image", "joint.2.image"),
 }
-WEAPONS = Category((3, 17, 29), (1.0, 0.5, 2.0), Gate(token=1.0, image=4.0))
-BLOODY = Category((17, 8), (1.5, 1.0), Gate(token=0.8, image=1.5))
-NEVER = Category((5,), (1.0,), Gate(token=1e6, image=1e6))
+WEAPONS = Category((3, 17, 29), (1.0, 0.5, 2.0), GateThresholds(token=1.0, image=4.0))
+BLOODY = Category((17, 8), (1.5, 1.0), GateThresholds(token=0.8, image=1.5))
+NEVER = Category((5,), (1.0,), GateThresholds(token=1e6, image=1e6))
 
 
 def bundle(

@@ -11,13 +11,25 @@ from typing import Any
 import torch
 
 from steerdit.steering.formats.container import sha256_of
-from steerdit.steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
+from steerdit.steering.formats.header import (
+    Base,
+    BundleHeader,
+    Category,
+    GateThresholds,
+    Made,
+    RateRecord,
+    SaeSite,
+)
 from steerdit.steering.sites import Site
 
 TEXT = Site.parse("text")
 BIND = Site.parse("double.1.image")
-WEAPONS = Category((7, 2, 3), (1.0, 0.5, 2.0), Gate(0.25, 1.5, Rate(0.01, 0.0, 0.03), Rate(0.9, 0.8, 1.0)))
-BLOODY = Category((3, 11), (1.0, 1.0), Gate(0.1, 0.2))
+WEAPONS = Category(
+    (7, 2, 3),
+    (1.0, 0.5, 2.0),
+    GateThresholds(0.25, 1.5, RateRecord(0.01, 0.0, 0.03), RateRecord(0.9, 0.8, 1.0)),
+)
+BLOODY = Category((3, 11), (1.0, 1.0), GateThresholds(0.1, 0.2))
 
 
 def small_header(**changes: Any) -> BundleHeader:

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from steerdit.steering import Gate, SelectedLatents
 from steerdit.steering.formats.bundle import LatentTensors
-from steerdit.steering.formats.header import Category, SaeSite
-from steerdit.steering.formats.header import Gate as Thresholds
+from steerdit.steering.formats.header import Category, GateThresholds, SaeSite
 
 CATEGORIES = {
-    "weapons": Category((1, 4, 9), (1.0, 0.5, 2.0), Thresholds(token=0.6, image=2.0)),
-    "bloody": Category((4, 6), (1.5, 1.0), Thresholds(token=0.5, image=1.2)),
+    "weapons": Category((1, 4, 9), (1.0, 0.5, 2.0), GateThresholds(token=0.6, image=2.0)),
+    "bloody": Category((4, 6), (1.5, 1.0), GateThresholds(token=0.5, image=1.2)),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerdit.steering.directions import DirectionSet, Weighting
-from steerdit.steering.formats.categories import Rate
+from steerdit.steering.formats.categories import RateRecord
 from steerdit.steering.formats.directions import (
     Alignment,
     Anchors,
@@ -22,7 +22,7 @@ T5 = Encoder("T5 XXL", "ab" * 32)
 SMOLLM = Encoder("SmolLM2-135M-Instruct", "01" * 32, layer=14)
 RIDGE = Alignment("ridge", SMOLLM, Anchors("cd" * 32, 5000), r2=0.34, null=-0.02, cosine=0.51)
 ROWS = (
-    Direction("weapons", 1.0, 0.3, Rate(0.01, 0.0, 0.03), Rate(0.9, 0.8, 1.0)),
+    Direction("weapons", 1.0, 0.3, RateRecord(0.01, 0.0, 0.03), RateRecord(0.9, 0.8, 1.0)),
     Direction("bloody", 0.5, 0.45),
     Direction("global", 1.0, 0.25),
 )

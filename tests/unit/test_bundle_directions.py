@@ -16,7 +16,7 @@ from torch import Tensor
 from steerdit.steering.directions import DirectionSet
 from steerdit.steering.errors import BundleError, SteeringError
 from steerdit.steering.formats.bundle import Bundle, open_bundle, verify, write_bundle
-from steerdit.steering.formats.categories import Rate
+from steerdit.steering.formats.categories import RateRecord
 from steerdit.steering.formats.directions import (
     DIRECTION_BLOCKS,
     MAPS,
@@ -59,9 +59,9 @@ def direction_sites(draw: st.DrawFn) -> DirectionSite:
     def anchors() -> Anchors:
         return Anchors(draw(SHA256), draw(st.integers(1, 10**6)))
 
-    def rate() -> Rate | None:
+    def rate() -> RateRecord | None:
         low, value, high = sorted(draw(st.tuples(SHARES, SHARES, SHARES)))
-        return draw(st.sampled_from([None, Rate(value, low, high)]))
+        return draw(st.sampled_from([None, RateRecord(value, low, high)]))
 
     numbers = st.floats(-1e6, 1.0)
     alignment = Alignment(

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from steerdit.steering.errors import BundleError
 from steerdit.steering.formats.bundle import open_bundle, verify, write_bundle
-from steerdit.steering.formats.header import Base, BundleHeader, Category, Gate, Made, Rate, SaeSite
+from steerdit.steering.formats.header import (
+    Base,
+    BundleHeader,
+    Category,
+    GateThresholds,
+    Made,
+    RateRecord,
+    SaeSite,
+)
 from steerdit.steering.sites import Site
 from steerdit.steering.standardise import STANDARDISERS
 
@@ -40,8 +48,8 @@ def categories(draw: st.DrawFn, latents: int) -> Category:
     chosen = draw(st.lists(st.integers(0, latents - 1), min_size=1, max_size=5, unique=True))
     weights = draw(st.lists(NUMBERS, min_size=len(chosen), max_size=len(chosen)).filter(any))
     low, value, high = sorted(draw(st.tuples(*[st.floats(0, 1)] * 3)))
-    rate = draw(st.sampled_from([None, Rate(value, low, high)]))
-    return Category(tuple(chosen), tuple(weights), Gate(draw(NUMBERS), draw(NUMBERS), rate, None))
+    rate = draw(st.sampled_from([None, RateRecord(value, low, high)]))
+    return Category(tuple(chosen), tuple(weights), GateThresholds(draw(NUMBERS), draw(NUMBERS), rate, None))
 
 
 @st.composite

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...evaluation.rates import wilson
 from ...steering.directions import DirectionSet
 from ...steering.errors import SteeringError
-from ...steering.formats.categories import Rate
+from ...steering.formats.categories import RateRecord
 from ...steering.formats.directions import Alignment, Anchors, DirectionSite
 from .align import FittedMap
 from .anchors import Benign
@@ -104,7 +104,7 @@ def calibrate(
         wilson(int((column > tau).sum()), len(tokens)) for column, tau in zip(scores.T.double(), thresholds)
     ]
     calibrated = tuple(
-        replace(one, threshold=float(tau), false_positive=Rate(rate.value, rate.low, rate.high))
+        replace(one, threshold=float(tau), false_positive=RateRecord(rate.value, rate.low, rate.high))
         for one, tau, rate in zip(directions.about.directions, thresholds, rates)
     )
     about = replace(directions.about, directions=calibrated, benign=Anchors(benign.sha256, len(benign)))

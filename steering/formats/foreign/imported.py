@@ -18,7 +18,7 @@ from ...sites import Site
 from ..bundle import TORCH_DTYPES, Bundle, LatentTensors, write_bundle
 from ..container import sha256_of
 from ..fields import shown
-from ..header import Base, BundleHeader, Category, Gate, Made, header_json, parse_header
+from ..header import Base, BundleHeader, Category, GateThresholds, Made, header_json, parse_header
 from ..rows import require_rows
 from .dictionary import AT_ONCE, Dictionary
 from .tensors import StoredTensors
@@ -119,7 +119,9 @@ def describe(dictionary: Dictionary, placed: Placed) -> BundleHeader:
     where = str(dictionary.tensors.path)
     site = _site(dictionary, placed.site)
     categories = {
-        name: Category(tuple(weights), tuple(weights.values()), Gate(placed.threshold, placed.threshold))
+        name: Category(
+            tuple(weights), tuple(weights.values()), GateThresholds(placed.threshold, placed.threshold)
+        )
         for name, latents in placed.categories.items()
         if (weights := parse_latents(latents))
     }
