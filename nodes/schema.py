@@ -26,6 +26,28 @@ PARTS = io.Custom("STEERDIT_PARTS")
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
+def schedule_inputs() -> tuple[Any, Any]:
+    """Between which parts of the noise schedule a steering node acts: `start_percent` and `end_percent`."""
+    return (
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Begin at this part of the noise schedule; 0 is pure noise.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Stop at this part of the noise schedule; 1 is the finished picture.",
+        ),
+    )
+
+
 def schema(**fields: Any) -> io.Schema:
     """An `io.Schema` without the fields that this host does not know yet, such as `search_aliases`."""
     return io.Schema(**{name: value for name, value in fields.items() if name in _FIELDS})

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..host.progress import show_text
 from . import offered
-from .schema import BUNDLE, schema
+from .schema import BUNDLE, schedule_inputs, schema
 
 if TYPE_CHECKING:
     from ..steering.formats.bundle import Bundle
@@ -40,22 +40,7 @@ def _inputs(strength: str, default: float, largest: float) -> list[Any]:
             tooltip="Where to act: default is every site of the bundle. Patterns: `double.*.image`, `single.30-37.*`, "
             "`-text`.",
         ),
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Begin at this part of the noise schedule; 0 is pure noise.",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Stop at this part of the noise schedule; 1 is the finished picture.",
-        ),
+        *schedule_inputs(),
         io.Combo.Input(
             "gate",
             options=list(offered.GATES),

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..host.progress import show_text
 from . import offered
-from .schema import BUNDLE, schema
+from .schema import BUNDLE, schedule_inputs, schema
 
 if TYPE_CHECKING:
     from ..steering.direction_modifiers import Directional
@@ -100,22 +100,7 @@ class SteerDirectionNode(io.ComfyNode):
                         tooltip="Where to act: default is every site at which the bundle has directions. Patterns: "
                         "`text`, `double.*.text`, `-text`.",
                     ),
-                    io.Float.Input(
-                        "start_percent",
-                        default=0.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="Begin at this part of the noise schedule; 0 is pure noise.",
-                    ),
-                    io.Float.Input(
-                        "end_percent",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="Stop at this part of the noise schedule; 1 is the finished picture.",
-                    ),
+                    *schedule_inputs(),
                 ),
             ],
             outputs=[
