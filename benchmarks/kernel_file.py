@@ -26,11 +26,12 @@ SEED = 20
 
 
 def claims_f(rows: dict[str, Any], folder: Path, width: int, latents: int) -> dict[str, Claim]:
-    """A Repel of 64 latents, made in a process that has opened no bundle before."""
-    path = folder / "large.safetensors"
+    """A Repel of 64 latents, in a process that has made one of a small bundle before and holds nothing of that size."""
+    small, path = folder / "small.safetensors", folder / "large.safetensors"
+    random_bundle(small, ("double.0.image",), 16, 64, 0.0)
     random_bundle(path, ("double.0.image",), width, latents, 0.0)
     gc.collect()
-    command = [sys.executable, "-m", __spec__.name, str(path)]
+    command = [sys.executable, "-m", __spec__.name, str(small), str(path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
     rows["f"] = {"file_bytes": path.stat().st_size, **found}
@@ -80,9 +81,10 @@ def main() -> int:
     def made() -> None:
         nonlocal seconds
         began = time.perf_counter()
-        repel(Path(sys.argv[1]))
+        repel(Path(sys.argv[2]))
         seconds = time.perf_counter() - began
 
+    repel(Path(sys.argv[1]))
     held = peak_bytes(made)
     print(json.dumps({"seconds": seconds, "peak_bytes": held}))
     return 0
