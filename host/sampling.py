@@ -21,13 +21,17 @@ from ..steering.errors import SteeringError
 
 @dataclass(frozen=True)
 class Sampling:
+    """How pictures are sampled; names of samplers and schedulers are the host's, sizes are in latents, not pixels."""
+
     steps: int = 20
     cfg: float = 3.0
+    """Classifier-free guidance; at 1 the negative prompt is not computed."""
     sampler: str = "euler"
     scheduler: str = "simple"
     size: tuple[int, int] = (16, 16)
     """Height and width of the latent."""
     channels: int = 16
+    """Of the latent."""
     guidance: float | None = None
     """FLUX's distilled guidance; None leaves it to the host."""
 

@@ -19,6 +19,7 @@ class Flux:
     name = "flux"
 
     def require(self, dit: Any) -> None:
+        """Refuses the other models of FLUX.1's class, by their settings."""
         params = dit.params  # older hosts lack the newer fields
         found = None
         if getattr(params, "global_modulation", False):
@@ -36,6 +37,7 @@ class Flux:
             )
 
     def sites(self, dit: Any) -> tuple[Site, ...]:
+        """`text`, then text and image stream of each double and each single block."""
         blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
         return (
             Site("text"),
@@ -48,6 +50,7 @@ class Flux:
         )
 
     def positions(self, dit: Any) -> tuple[Site, ...]:
+        """Text and image are bound in the last double block, the image is rendered in the last single block."""
         bound, rendered = len(dit.double_blocks) - 1, len(dit.single_blocks) - 1
         return (
             Site("text"),
@@ -57,6 +60,7 @@ class Flux:
         )
 
     def width(self, dit: Any, site: Site) -> int:
+        """The text encoder's width (4096 for T5-XXL) at `text`, the model's own in the blocks."""
         if site.block == "text":
             return dit.params.context_in_dim
         blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
@@ -69,6 +73,8 @@ class Flux:
         return dit.hidden_size
 
     def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
+        """Odd sizes are rounded up to whole patches, as the host pads them; references lie behind the picture."""
+
         def grid(latents: Tensor) -> tuple[int, int]:
             height, width = (ceil(size / dit.patch_size) for size in latents.shape[-2:])
             return height, width
@@ -80,16 +86,20 @@ class Flux:
         )
 
     def text(self, context: Tensor) -> slice:
+        """All tokens of the conditioning: T5's alone."""
         return slice(0, context.shape[1])
 
     def block(self, dit: Any, site: Site) -> nn.Module:
+        """The module whose outputs the site is in."""
         return getattr(dit, f"{site.block}_blocks")[site.index]
 
     def slot(self, site: Site) -> tuple[str, int]:
+        """`double_block` or `single_block`, by the index in its own list."""
         assert site.index is not None
         return f"{site.block}_block", site.index
 
     def span(self, site: Site, outputs: dict[str, Any], options: dict[str, Any], layout: Layout) -> Span:
+        """Double blocks have outputs for each stream; single blocks one sequence, `text | image | reference`."""
         joint = site.block == "single"
         output = "img" if joint or site.stream != "text" else "txt"
         available = outputs[output].shape[1]

@@ -24,11 +24,13 @@ class SD3:
         """Nothing else has its class."""
 
     def sites(self, dit: Any) -> tuple[Site, ...]:
+        """`text`, then both streams of each joint block; the last block has no text output."""
         last = len(dit.joint_blocks) - 1
         streams = (Site("joint", index, stream) for index in range(last + 1) for stream in ("text", "image"))
         return Site("text"), *(site for site in streams if site != Site("joint", last, "text"))
 
     def positions(self, dit: Any) -> tuple[Site, ...]:
+        """Bound in the middle block, rendered in the last but one. Ours: the paper's for SD3.5 are not public."""
         last = len(dit.joint_blocks) - 1
         bound = last // 2
         return (
@@ -39,6 +41,7 @@ class SD3:
         )
 
     def width(self, dit: Any, site: Site) -> int:
+        """The text encoder's width (4096 for T5-XXL) at `text`, the model's own in the blocks."""
         if site.block == "text":
             return getattr(dit.context_embedder, "in_features", dit.hidden_size)
         last = len(dit.joint_blocks) - 1
@@ -53,10 +56,12 @@ class SD3:
         return dit.hidden_size
 
     def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
+        """Odd sizes are rounded up to whole patches, as the host pads them. There are no references."""
         height, width = (ceil(size / dit.patch_size) for size in x.shape[-2:])
         return Layout(text=context.shape[1], grid=(height, width))
 
     def text(self, context: Tensor) -> slice:
+        """T5's tokens, behind CLIP's; SteeringError where there are none."""
         if context.shape[1] <= CLIP_TOKENS:
             raise SteeringError(
                 "site text",
@@ -67,13 +72,16 @@ class SD3:
         return slice(CLIP_TOKENS, context.shape[1])
 
     def block(self, dit: Any, site: Site) -> nn.Module:
+        """The module whose outputs the site is in."""
         return dit.joint_blocks[site.index]
 
     def slot(self, site: Site) -> tuple[str, int]:
+        """The host calls joint blocks `double_block`."""
         assert site.index is not None
         return "double_block", site.index
 
     def span(self, site: Site, outputs: dict[str, Any], options: dict[str, Any], layout: Layout) -> Span:
+        """Each stream is an output of its own."""
         output = "txt" if site.stream == "text" else "img"
         available = outputs[output].shape[1]
         stop = available if output == "txt" else layout.image

@@ -44,7 +44,7 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {name: DTYPES[name] for name in READ_D
 
 
 class LatentTensors(NamedTuple):
-    """S latents of one site, in float32 on the CPU."""
+    """S latents of one site, in float32 on the CPU whatever dtype the file stores."""
 
     indices: tuple[int, ...]
     """(S) rows of the dictionary, in the order asked for."""
@@ -57,13 +57,13 @@ class LatentTensors(NamedTuple):
     decoder_bias: Tensor
     """(d)"""
     threshold: Tensor | None
-    """(S), with activation jumprelu"""
+    """(S), with jumprelu; with topk where the bundle was calibrated to fire without its competitors; else None"""
     decoder_adapted: Tensor | None
     """(S, d), where the bundle has an adapted decoder for Blend"""
 
 
 class DirectionTensors(NamedTuple):
-    """The directions of one site, in float32 on the CPU."""
+    """The directions of one site, in float32 on the CPU whatever dtype the file stores."""
 
     vectors: Tensor
     """(C, d)"""
@@ -268,8 +268,8 @@ def write_bundle(
         path: ends with .safetensors.
         replace: an existing file of another content; otherwise it is refused.
         tensors: named `<site>.encoder` (N, d), `.encoder_bias` (N), `.decoder` (N, d), `.decoder_bias` (d),
-            with jumprelu `.threshold` (N), if wanted `.decoder_adapted` (N, d); for C directions
-            `<site>.direction` (C, d) and `.direction_mean` (d); float32, float16, bfloat16.
+            with jumprelu `.threshold` (N), which topk may have too, if wanted `.decoder_adapted` (N, d); for C
+            directions `<site>.direction` (C, d) and `.direction_mean` (d); float32, float16, bfloat16.
 
     Raises:
         BundleError: the header is unsound, or a tensor is missing, unknown, misshapen or not finite.
