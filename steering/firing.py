@@ -1,7 +1,7 @@
 """What fired: one record per visit of a site, and the log of a sampling run that keeps what people ask about.
 
 The log is bounded. It keeps, per picture, site, noise level and category, one line; per picture and site, the
-highest severity of each token. It never keeps codes.
+highest severity of each token; per visit, how often each latent fired. It never keeps codes.
 
 Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image
 gate's threshold: 0 where nothing fires, 0.5 at the threshold, never more than 1. Whether a score is over its
@@ -11,7 +11,7 @@ threshold is kept beside it, as the gate sees it: one rounding step above τ, se
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -62,8 +62,17 @@ class Line:
     open: int = 0
     """Tokens whose gate was open."""
     tokens: int = 0
-    latents: Counter[int] = field(default_factory=Counter[int])
-    """The category's latents that fired, with the number of their tokens."""
+
+
+class _Latents(NamedTuple):
+    """How often latents fired at a site and noise level, kept as it comes: few visits are ever asked about."""
+
+    numbers: tuple[int, ...]
+    """(S)"""
+    members: Tensor
+    """(C, S) bool"""
+    counts: Tensor
+    """(R, S)"""
 
 
 class FiringLog:
@@ -71,42 +80,46 @@ class FiringLog:
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, Site, float, str], Line] = {}
-        self._heat: dict[tuple[int, Site, str], Tensor] = {}
+        self._heat: dict[tuple[Site, tuple[int, ...], tuple[str, ...]], Tensor] = {}
+        """(R, L, C) highest severities at a site, of these pictures and categories."""
+        self._latents: dict[tuple[Site, float, tuple[int, ...], tuple[str, ...]], _Latents] = {}
         self._grid: dict[Site, tuple[int, int]] = {}
 
     def add(self, record: FiringRecord) -> None:
         """Takes in one visit. Repeated visits at one noise level keep the highest."""
         scores = record.scores.detach().float().cpu()  # (R, L, C)
-        thresholds = record.thresholds.float().cpu()
-        severity = torch.where(scores > 0, scores / (scores + thresholds), torch.zeros_like(scores))
-        over = (
-            (record.scores > record.thresholds.to(record.scores)).any(1).cpu()
-        )  # (R, C), as Gate.read compares
+        severity = (scores / (scores + record.thresholds.float().cpu())).where(scores > 0, 0.0)
         peak = scores.max(1)  # values and indices (R, C)
-        opened = record.open.sum(1).cpu()  # (R, C)
-        counts: list[list[int]] = record.counts.cpu().tolist()
-        members: list[list[bool]] = record.members.tolist()
-        if record.grid is not None:
-            self._grid[record.site] = record.grid
+        # Each list is asked for once: a visit must cost little beside the block that it watches.
+        highest: list[list[float]] = peak.values.tolist()
+        places: list[list[int]] = peak.indices.tolist()
+        severities: list[list[float]] = severity.gather(1, peak.indices[:, None])[:, 0].tolist()
+        # As Gate.read compares.
+        over: list[list[bool]] = (record.scores > record.thresholds.to(record.scores)).any(1).tolist()
+        opened: list[list[int]] = record.open.sum(1).tolist()
         for row, image in enumerate(record.images):
             for column, category in enumerate(record.categories):
                 line = self._lines.setdefault((image, record.site, record.sigma, category), Line())
-                if float(peak.values[row, column]) >= line.score:
-                    line.score = float(peak.values[row, column])
-                    line.token = int(peak.indices[row, column])
+                if highest[row][column] >= line.score:
+                    line.score = highest[row][column]
+                    line.token = places[row][column]
                     line.grid = record.grid
-                    line.severity = float(severity[row, line.token, column])
-                line.fired = line.fired or bool(over[row, column])
-                line.open = max(line.open, int(opened[row, column]))
+                    line.severity = severities[row][column]
+                line.fired = line.fired or over[row][column]
+                line.open = max(line.open, opened[row][column])
                 line.tokens = scores.shape[1]
-                fired = zip(record.latents, counts[row], members[column], strict=True)
-                line.latents |= Counter({latent: n for latent, n, held in fired if held and n > 0})
-                if record.grid is None:
-                    continue
-                key = image, record.site, category
-                heat = severity[row, :, column].clone()
-                known = self._heat.get(key)
-                self._heat[key] = heat if known is None or known.shape != heat.shape else known.maximum(heat)
+        visit = record.site, record.sigma, record.images, record.categories
+        counts = record.counts.cpu()
+        if visit in self._latents and self._latents[visit].counts.shape == counts.shape:
+            counts = counts.maximum(self._latents[visit].counts)
+        self._latents[visit] = _Latents(record.latents, record.members, counts)
+        if record.grid is not None:
+            self._grid[record.site] = record.grid
+            key = record.site, record.images, record.categories
+            known = self._heat.get(key)
+            self._heat[key] = (
+                severity if known is None or known.shape != severity.shape else known.maximum(severity)
+            )
 
     def categories(self) -> tuple[str, ...]:
         """The categories that were watched."""
@@ -123,9 +136,11 @@ class FiringLog:
     def heat(self, image: int, category: str | None = None) -> Tensor | None:
         """The highest severity (H, W) over image sites and noise levels; None where no image site was watched."""
         maps = [
-            heat.view(self._grid[site])
-            for (of, site, name), heat in self._heat.items()
-            if of == image and category in (None, name) and site in self._grid
+            heat[row, :, column].view(self._grid[site])
+            for (site, images, names), heat in self._heat.items()
+            for row, of in enumerate(images)
+            for column, name in enumerate(names)
+            if of == image and category in (None, name)
         ]
         return torch.stack(maps).amax(0) if maps else None
 
@@ -140,7 +155,7 @@ class FiringLog:
             if line.score == 0:
                 silent += 1
                 continue
-            latents = line.latents.most_common(LATENTS_SHOWN)
+            latents = self._fired(image, site, sigma, name).most_common(LATENTS_SHOWN)
             rows.append(
                 (
                     str(site),
@@ -156,6 +171,18 @@ class FiringLog:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return [*lines, f"({silent} lines where nothing fired are left out)"] if silent else lines
+
+    def _fired(self, image: int, site: Site, sigma: float, category: str) -> Counter[int]:
+        """A category's latents that fired, with the number of their tokens."""
+        found: Counter[int] = Counter()
+        for (at, level, images, names), kept in self._latents.items():
+            if (at, level) == (site, sigma) and image in images and category in names:
+                held = kept.members[names.index(category)].cpu()
+                for row, of in enumerate(images):
+                    if of == image:
+                        counts: list[int] = (kept.counts[row] * held).tolist()
+                        found |= Counter(dict(zip(kept.numbers, counts, strict=True)))
+        return found
 
     @property
     def is_empty(self) -> bool:
