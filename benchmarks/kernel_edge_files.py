@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..steering.formats.bundle import open_bundle, write_bundle
+from ..steering.formats.bundle import open_bundle
 from ..steering.formats.foreign import ORIENTATIONS, Declared, open_foreign
 from ..steering.formats.header import Base, BundleHeader, Made, SaeSite
+from ..steering.formats.writing import write_bundle
 from ..steering.sites import Site
 from .kernel_edges import Case, refused
 

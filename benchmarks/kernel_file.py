@@ -17,7 +17,8 @@ import torch
 
 from ..steering import Gate, Repel, SelectedLatents
 from ..steering.formats import header
-from ..steering.formats.bundle import open_bundle, write_bundle
+from ..steering.formats.bundle import open_bundle
+from ..steering.formats.writing import write_bundle
 from ..steering.sites import Site
 from .results import Claim, at_most
 from .timing import peak_bytes

@@ -15,11 +15,12 @@ import torch
 
 from .directions import DirectionSet
 from .errors import BundleError, SteeringError
-from .formats.bundle import Bundle, write_bundle
+from .formats.bundle import Bundle
 from .formats.directions import Direction, DirectionSite, Encoder
 from .formats.foreign.control_vector import ControlVector, read_control_vector, write_control_vector
 from .formats.foreign.direction_vectors import read_direction_vectors, write_direction_vectors
 from .formats.header import Base, BundleHeader, Made
+from .formats.writing import write_bundle
 from .sites import Site
 
 ENDINGS = (".gguf", ".safetensors")

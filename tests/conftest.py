@@ -11,7 +11,7 @@ from steerdit.benchmarks.hosting.browser import SEEN_THE_TOUR
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, OLDEST, install
 from steerdit.benchmarks.hosting.server import Host, Setup, running
-from steerdit.steering.formats.bundle import write_bundle
+from steerdit.steering.formats.writing import write_bundle
 
 from .unit.bundles import small_header, small_tensors
 

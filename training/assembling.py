@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ..steering.errors import SteeringError
-from ..steering.formats.bundle import Bundle, write_bundle
+from ..steering.formats.bundle import Bundle
 from ..steering.formats.header import Base, BundleHeader, Category, Made
+from ..steering.formats.writing import write_bundle
 from ..steering.sites import Site
 from .dictionaries.result import FIGURES, Origin, TrainedSAE
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ..steering.errors import SteeringError
-from ..steering.formats.bundle import Bundle, write_bundle
+from ..steering.formats.bundle import Bundle
 from ..steering.formats.header import Made
 from ..steering.formats.rows import OpenContainer
+from ..steering.formats.writing import write_bundle
 from ..steering.sae import SelectedLatents
 from ..steering.sites import Site
 from .codes import require_finite

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ...evaluation import rates
-from ...steering.formats.bundle import Bundle, write_bundle
+from ...steering.formats.bundle import Bundle
 from ...steering.formats.header import Base, BundleHeader, Category, GateThresholds, Made, RateRecord, SaeSite
+from ...steering.formats.writing import write_bundle
 from ...steering.sites import Site
 from ...training.calibration import calibrate
 from ...training.counterparts import counterparts

@@ -1,4 +1,4 @@
-"""Bundles: opening one reads its header, steering with it reads only the rows it needs.
+"""Bundles: opening one reads its header, steering with it reads only the rows it needs. writing.py writes them.
 
 A bundle is a safetensors file whose metadata holds `steerdit` (the header, see header.py) and
 `steerdit_sha256` (its digest, so that a flipped bit in a threshold is noticed before any picture is made).
@@ -6,9 +6,7 @@ A bundle is a safetensors file whose metadata holds `steerdit` (the header, see 
 
 from __future__ import annotations
 
-import filecmp
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,10 @@ from torch import Tensor
 
 from ..errors import BundleError
 from ..sites import Site
-from .container import Container, TensorSpan, chunks, read_container, sha256_of, write_container
+from .container import Container, TensorSpan, chunks, read_container, sha256_of
 from .directions import DirectionSite
 from .fields import DAMAGED, listed, plain, shown
-from .header import READ_DTYPES, BundleHeader, SaeSite, TensorRecord, header_json, parse_header
+from .header import READ_DTYPES, BundleHeader, SaeSite, TensorRecord, parse_header
 from .rows import DTYPES, OpenContainer, require_finite, require_rows
 
 KEY = "steerdit"
@@ -35,10 +33,6 @@ HASHED_ALWAYS = 4 * 2**20
 
 _sound: set[tuple[str, tuple[int, int], str, str]] = set()
 """Tensors that were checked: file, stamp, name, sha256."""
-
-PLAIN_VALUES = (
-    "Use only text, finite numbers, lists, dicts with text keys, True, False and None in the recipe."
-)
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {name: DTYPES[name] for name in READ_DTYPES}
 
@@ -230,10 +224,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises:
         BundleError: names the file, the field, what was expected, what was found and what to do.
     """
-    return _interpret(read_container(path), str(path))
+    return interpret(read_container(path), str(path))
 
 
-def _interpret(container: Container, file: str) -> Bundle:
+def interpret(container: Container, file: str) -> Bundle:
+    """The bundle that a container holds, checked as by `open_bundle`; `file` names it in refusals."""
     if KEY not in container.metadata:
         other = listed(container.metadata) or "none"
         raise BundleError(
@@ -257,87 +252,6 @@ def _interpret(container: Container, file: str) -> Bundle:
     return Bundle(header, tensors, container)
 
 
-def write_bundle(
-    path: str | os.PathLike[str], header: BundleHeader, tensors: Mapping[str, Tensor], *, replace: bool = True
-) -> Bundle:
-    """Writes a bundle in one stroke: either the whole, checked file gets its name or nothing does.
-
-    The same arguments give the same bytes. What is written is opened again before it gets its name.
-
-    Args:
-        path: ends with .safetensors.
-        replace: an existing file of another content; otherwise it is refused.
-        tensors: named `<site>.encoder` (N, d), `.encoder_bias` (N), `.decoder` (N, d), `.decoder_bias` (d),
-            with jumprelu `.threshold` (N), which topk may have too, if wanted `.decoder_adapted` (N, d); for C
-            directions `<site>.direction` (C, d) and `.direction_mean` (d); float32, float16, bfloat16.
-
-    Raises:
-        BundleError: the header is unsound, or a tensor is missing, unknown, misshapen or not finite.
-    """
-    target = Path(path)
-    if target.suffix != ".safetensors":
-        raise BundleError(
-            str(target),
-            expected="a name ending with .safetensors",
-            found=repr(target.name),
-            remedy="Rename it.",
-        )
-    names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-    contents: dict[str, tuple[str, tuple[int, ...], memoryview]] = {}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in names or not bool(torch.isfinite(tensor).all()):
-            raise BundleError(
-                f"{target}: {name}",
-                expected=f"finite numbers in {' or '.join(map(str, names))}",
-                found=f"NaN or infinite in {tensor.dtype}" if tensor.dtype in names else str(tensor.dtype),
-                remedy="Convert or repair the tensor before it is written.",
-            )
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        contents[name] = names[tensor.dtype], tuple(tensor.shape), content.data
-    records = {
-        name: TensorRecord(dtype, shape, sha256_of([content]))
-        for name, (dtype, shape, content) in sorted(contents.items())
-    }
-    try:
-        text = header_json(header, records)
-    except (TypeError, ValueError) as reason:
-        raise BundleError(
-            f"{target}: header", expected="values that JSON can hold", found=str(reason), remedy=PLAIN_VALUES
-        ) from reason
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_container(
-            partial, {KEY: text, DIGEST_KEY: sha256_of([text.encode(errors="replace")])}, contents
-        )
-        written = _interpret(read_container(partial), str(target))
-        if written.header != header:
-            raise BundleError(
-                str(target),
-                expected="a header that reads back as it was given",
-                found="values that JSON cannot hold, such as tuples or keys that are not text",
-                remedy=PLAIN_VALUES,
-            )
-        if not replace and target.exists() and not filecmp.cmp(partial, target, shallow=False):
-            raise BundleError(
-                str(target),
-                expected="a new name, or the file that is to be written",
-                found="a file of another content",
-                remedy="Choose another name, or allow it to be replaced.",
-            )
-        os.replace(partial, target)
-    except OSError as reason:
-        raise BundleError(
-            str(target),
-            expected="to write the file",
-            found=reason.strerror or str(reason),
-            remedy="Check the folder's permissions and the free space.",
-        ) from reason
-    finally:
-        partial.unlink(missing_ok=True)
-    return open_bundle(target)
-
-
 def verify(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Bundle:
     """Reads a whole bundle: every hash must match and every number be finite.
 
@@ -349,10 +263,9 @@ def verify(path: str | os.PathLike[str], progress: Callable[[int, int], None] | 
     done = 0
     for name, span in bundle.container.tensors.items():
         bundle.check(name)
-        site, _, part = name.rpartition(".")
         for piece in chunks(bundle.path, span):
             values = torch.frombuffer(bytearray(piece), dtype=TORCH_DTYPES[span.dtype])
-            bundle._finite(Site.parse(site), part, values)  # pyright: ignore[reportPrivateUsage]
+            require_finite(f"{bundle.path}: {name}", values)
             done += len(piece)
             if progress is not None:
                 progress(done, total)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from steerdit.nodes.steer_direction import SteerConditioningNode, SteerDirectionNode
 from steerdit.steering.directions import DirectionSet
-from steerdit.steering.formats.bundle import Bundle, write_bundle
+from steerdit.steering.formats.bundle import Bundle
 from steerdit.steering.formats.directions import Direction, DirectionSite, Encoder
 from steerdit.steering.formats.header import Base, BundleHeader, Made
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import Site
 
 ENCODER = Encoder("random", "ab" * 32)

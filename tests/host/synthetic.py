@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from steerdit.steering.formats.bundle import Bundle, write_bundle
+from steerdit.steering.formats.bundle import Bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Category, GateThresholds, Made, SaeSite
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import Site
 
 from .tiny import CONTEXT, WIDTH

@@ -19,8 +19,9 @@ from steerdit.delivery.manifest import HubFile, Shipped, Weight, read_manifest
 from steerdit.host import folders
 from steerdit.nodes import bundle as nodes
 from steerdit.steering.errors import BundleError, DownloadError
-from steerdit.steering.formats.bundle import Bundle, write_bundle
+from steerdit.steering.formats.bundle import Bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Made, SaeSite
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import Site
 
 

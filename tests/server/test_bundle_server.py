@@ -17,8 +17,9 @@ import torch
 from steerdit.benchmarks.hosting.client import Client, ExecutionError, InterruptError, PromptError
 from steerdit.benchmarks.hosting.install import install
 from steerdit.benchmarks.hosting.server import Setup, running
-from steerdit.steering.formats.bundle import verify, write_bundle
+from steerdit.steering.formats.bundle import verify
 from steerdit.steering.formats.header import SaeSite
+from steerdit.steering.formats.writing import write_bundle
 
 from ..unit.bundles import TEXT, small_header, small_tensors
 from ..unit.hub import Hub, serving

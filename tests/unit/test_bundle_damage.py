@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerdit.steering.errors import BundleError, SteeringError
-from steerdit.steering.formats.bundle import Bundle, LatentTensors, open_bundle, verify, write_bundle
+from steerdit.steering.formats.bundle import Bundle, LatentTensors, open_bundle, verify
+from steerdit.steering.formats.writing import write_bundle
 
 from .bundles import BIND, HUGE, TEXT, container, rewrite, small_header, small_tensors
 

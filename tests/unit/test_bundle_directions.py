@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steerdit.steering.directions import DirectionSet
 from steerdit.steering.errors import BundleError, SteeringError
-from steerdit.steering.formats.bundle import Bundle, open_bundle, verify, write_bundle
+from steerdit.steering.formats.bundle import Bundle, open_bundle, verify
 from steerdit.steering.formats.categories import RateRecord
 from steerdit.steering.formats.directions import (
     DIRECTION_BLOCKS,
@@ -27,6 +27,7 @@ from steerdit.steering.formats.directions import (
     Encoder,
 )
 from steerdit.steering.formats.header import BundleHeader
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import Site
 
 from .bundles import BIND, HUGE, TEXT, rewrite, small_header, small_tensors

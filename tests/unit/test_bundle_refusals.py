@@ -15,7 +15,8 @@ import torch
 
 from steerdit.steering.errors import BundleError
 from steerdit.steering.formats import bundle as bundles
-from steerdit.steering.formats.bundle import open_bundle, verify, write_bundle
+from steerdit.steering.formats.bundle import open_bundle, verify
+from steerdit.steering.formats.writing import write_bundle
 
 from .bundles import HUGE, TEXT, container, rewrite, small_header, small_tensors
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerdit.steering.errors import BundleError
-from steerdit.steering.formats.bundle import open_bundle, verify, write_bundle
+from steerdit.steering.formats.bundle import open_bundle, verify
 from steerdit.steering.formats.header import (
     Base,
     BundleHeader,
@@ -25,6 +25,7 @@ from steerdit.steering.formats.header import (
     RateRecord,
     SaeSite,
 )
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import Site
 from steerdit.steering.standardise import STANDARDISERS
 

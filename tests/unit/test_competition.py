@@ -14,8 +14,8 @@ from torch import Tensor
 from steerdit import kernels
 from steerdit.steering import SelectedLatents, Site, SteeringError
 from steerdit.steering.competition import TopK, rule_at
-from steerdit.steering.formats.bundle import write_bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Made
+from steerdit.steering.formats.writing import write_bundle
 
 from .dictionaries import Dictionary
 

@@ -273,7 +273,7 @@ def test_a_bundle_holds_several_sites_of_one_model(tmp_path: Path) -> None:
 
 
 def test_only_what_was_trained_here_is_read_as_such(tmp_path: Path) -> None:
-    from steerdit.steering.formats.bundle import write_bundle
+    from steerdit.steering.formats.writing import write_bundle
 
     from .bundles import small_header, small_tensors
 

@@ -340,7 +340,7 @@ def test_names_that_lead_elsewhere_or_to_other_kinds_of_file_are_refused(
 
 
 def test_the_command_downloads_and_verifies(tmp_path: Path) -> None:
-    from steerdit.steering.formats.bundle import write_bundle
+    from steerdit.steering.formats.writing import write_bundle
 
     write_bundle(tmp_path / "made.safetensors", small_header(), small_tensors(small_header()))
     name = "/someone/bundles/resolve/v1/small.safetensors"

@@ -16,7 +16,7 @@ from steerdit.delivery.manifest import HubFile
 from steerdit.steering import Site
 from steerdit.steering.errors import DownloadError, SteeringError
 from steerdit.steering.formats import bundle as bundles
-from steerdit.steering.formats.bundle import open_bundle, write_bundle
+from steerdit.steering.formats.bundle import open_bundle
 from steerdit.steering.formats.fields import parse_json
 from steerdit.steering.formats.foreign import Declared, open_foreign, sidecars
 from steerdit.steering.formats.foreign.imported import (
@@ -26,6 +26,7 @@ from steerdit.steering.formats.foreign.imported import (
     parse_latents,
 )
 from steerdit.steering.formats.foreign.pickles import load_pickle
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import select_sites
 
 from .bundles import BIND, TEXT, rewrite, small_header, small_tensors

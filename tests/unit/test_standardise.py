@@ -11,7 +11,8 @@ import torch
 
 from steerdit.steering import Blend, Form, Repel, Step
 from steerdit.steering.errors import BundleError
-from steerdit.steering.formats.bundle import open_bundle, write_bundle
+from steerdit.steering.formats.bundle import open_bundle
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.steering.sites import Site
 from steerdit.steering.standardise import STANDARDISERS
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from steerdit.__main__ import main
 from steerdit.steering import SelectedLatents, Site, SteeringError
 from steerdit.steering.competition import rule_at
-from steerdit.steering.formats.bundle import Bundle, open_bundle, write_bundle
+from steerdit.steering.formats.bundle import Bundle, open_bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Made
+from steerdit.steering.formats.writing import write_bundle
 from steerdit.training.topk_thresholds import (
     BINS,
     RECIPE,

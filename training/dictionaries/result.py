@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ... import kernels
 from ...steering.errors import SteeringError
-from ...steering.formats.bundle import Bundle, open_bundle, write_bundle
+from ...steering.formats.bundle import Bundle, open_bundle
 from ...steering.formats.header import Base, BundleHeader, Made, SaeSite
+from ...steering.formats.writing import write_bundle
 from ...steering.sites import Site
 
 MADE_BY = "SteerDiT's SAE training"

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ...errors import BundleError
 from ...sites import Site
-from ..bundle import TORCH_DTYPES, Bundle, LatentTensors, write_bundle
+from ..bundle import TORCH_DTYPES, Bundle, LatentTensors
 from ..container import sha256_of
 from ..fields import shown
 from ..header import Base, BundleHeader, Category, GateThresholds, Made, header_json, parse_header
 from ..rows import require_rows
+from ..writing import write_bundle
 from .dictionary import AT_ONCE, Dictionary
 from .tensors import StoredTensors
 
