@@ -20,6 +20,8 @@ from torch import Tensor
 from .sites import Site
 
 LATENTS_SHOWN = 5
+PENDING = 64
+"""Visits that wait to be taken in together: one by one, between a model's blocks, they would cost far more."""
 
 
 class FiringRecord(NamedTuple):
@@ -84,9 +86,21 @@ class FiringLog:
         """(R, L, C) highest severities at a site, of these pictures and categories."""
         self._latents: dict[tuple[Site, float, tuple[int, ...], tuple[str, ...]], _Latents] = {}
         self._grid: dict[Site, tuple[int, int]] = {}
+        self._pending: list[FiringRecord] = []
 
     def add(self, record: FiringRecord) -> None:
         """Takes in one visit. Repeated visits at one noise level keep the highest."""
+        self._pending.append(record)
+        if len(self._pending) >= PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Takes in the visits that wait."""
+        pending, self._pending = self._pending, []
+        for record in pending:
+            self._take_in(record)
+
+    def _take_in(self, record: FiringRecord) -> None:
         scores = record.scores.detach().float().cpu()  # (R, L, C)
         severity = (scores / (scores + record.thresholds.float().cpu())).where(scores > 0, 0.0)
         peak = scores.max(1)  # values and indices (R, C)
@@ -123,6 +137,7 @@ class FiringLog:
 
     def categories(self) -> tuple[str, ...]:
         """The categories that were watched."""
+        self._settle()
         return tuple(dict.fromkeys(category for _, _, _, category in self._lines))
 
     def severity(self, image: int, category: str | None = None) -> float:
@@ -135,6 +150,7 @@ class FiringLog:
 
     def heat(self, image: int, category: str | None = None) -> Tensor | None:
         """The highest severity (H, W) over image sites and noise levels; None where no image site was watched."""
+        self._settle()
         maps = [
             heat[row, :, column].view(self._grid[site])
             for (site, images, names), heat in self._heat.items()
@@ -187,10 +203,11 @@ class FiringLog:
     @property
     def is_empty(self) -> bool:
         """Whether no site was watched at all."""
-        return not self._lines
+        return not self._lines and not self._pending
 
     def _of(self, image: int, category: str | None) -> list[tuple[Site, float, str, Line]]:
         """The lines of a picture: by site in forward order, then from noise to picture."""
+        self._settle()
         found = [
             (site, sigma, name, line)
             for (of, site, sigma, name), line in self._lines.items()

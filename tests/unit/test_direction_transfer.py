@@ -27,7 +27,6 @@ from steerdit.training.directions.transport import calibrate, transport
 from .encoders import LATENT, Toy, benign, pairs
 
 
-
 class TextOnly(Toy):
     """An encoder whose output alone can be seen."""
 
