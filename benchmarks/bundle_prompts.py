@@ -14,7 +14,7 @@ from pathlib import Path
 from .emoji_scenes.prompts import prompts
 
 FILE = Path(__file__).resolve().parents[1] / "example_recipes" / "emoji-scenes-prompts.jsonl"
-COUNT, SEED = 96, 303
+COUNT, SEED = 144, 303
 FIELDS = ("prompt", "label", "category", "pair")
 
 Row = dict[str, str]

@@ -27,11 +27,11 @@ RECORD, RECORD_JUDGE = "1 Record", "1 Record for the gates"
 ROUTE, SAVE, REPEL = "2 Route", "7 Save", "8 Repel"
 PICTURES = {"base": "Without steering", "repel": "With the new bundle"}
 RISKY, SAMPLER = "Risky prompt", "Sample"
-PROMPTS = {LEARN: (32, 404), JUDGE: (16, 505)}
+PROMPTS = {LEARN: (32, 404), JUDGE: (24, 505)}
 """How many pairs, and the seed that they are drawn by."""
 
 COLUMN = 350
-SAMPLED = {"steps": 10, "cfg": 3.0, "sampler": "dpmpp_2m", "scheduler": "sgm_uniform"}
+SAMPLED = {"steps": 6, "cfg": 3.0, "sampler": "dpmpp_2m", "scheduler": "sgm_uniform"}
 SIZES: dict[str, Json] = {
     "record": {
         "sites": "double.1.text, double.1.image, single.0.image",
@@ -47,7 +47,7 @@ SIZES: dict[str, Json] = {
         "expansion": 6, "k": 16, "steps": 800, "batch": 1024, "base": "emoji-scenes-flux",
         "more": "dead_after = 200000",
     },
-    "select": {"count": 24, "ratio": 3.0},
+    "select": {"count": 24, "ratio": 10.0},
     "adapt": {"batch": 1024},
     "calibrate": {"quantile": 0.98, "folds": 4},
 }  # fmt: skip
