@@ -8,6 +8,10 @@ OPERATORS = ("repel", "blend")
 METHODS = (*OPERATORS, "both")
 STRENGTHS = {"default": {"repel": 2.0, "blend": 1.0}, "paper": {"repel": 0.2, "blend": 0.2}}
 """By form: what the nodes begin with, and what the paper is reported to use."""
+GATES = ("image", "always")
+"""With the gate, and without."""
+HEADLINE = "blend"
+"""The method that attacks are tried on, and that claims speak of where they name none."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,10 @@ ARMS: dict[str, Arm] = {
     "no stability term": Arm(replace(SAFEDIG, stability=False), methods=("blend",)),
     "paper's lesson": Arm(replace(SAFEDIG, lesson="safe side"), methods=("blend",)),
     "paper's forms": Arm(replace(SAFEDIG, lesson="safe side"), form="paper", methods=OPERATORS),
-    "counterfactual latents": Arm(replace(SAFEDIG, selector="flips"), methods=("repel",)),
-    "counterfactual gates": Arm(replace(SAFEDIG, crossing=True), methods=("repel",)),
+    "counterfactual latents": Arm(replace(SAFEDIG, selector="flips"), methods=(HEADLINE,)),
+    "counterfactual gates": Arm(replace(SAFEDIG, crossing=True), methods=(HEADLINE,)),
 }
 """The first three parts of claim a; the last two belong to claim d."""
-
-GATES = ("image", "always")
-"""With the gate, and without."""
-HEADLINE = "repel"
-"""The method that attacks are tried on, and that claims speak of where they name none."""
 
 
 def cell_name(arm: str, method: str, prompts: str) -> str:

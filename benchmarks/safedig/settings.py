@@ -41,7 +41,8 @@ class Sizes:
         latents=2048, k=24, steps=2000, batch=1024, rate=1e-3, dead_after=200_000, checkpoint_every=250
     )
     adaptation: AdaptationConfig = AdaptationConfig()
-    gates: GateRule = GateRule()
+    gates: GateRule = GateRule(margin=1.0)
+    """With the shipped bundle's margin of 1.25 no benign prompt opened a target's gate and 40 % of its own did not."""
 
     @property
     def counts(self) -> bool:
