@@ -13,7 +13,8 @@ REVISION = 1
 
 ARCHITECTURES = ("flux", "sd3")
 
-TRAIN_SEED, CALIBRATE_SEED, JUDGE_SEED = 301, 302, 9003
+TRAIN_SEED, CALIBRATE_SEED, JUDGE_SEED = 301, 302, 9004
+"""The trial that chose the defaults was judged by 9003."""
 ROUTED = 3
 """Sites that SafeDIG acts at."""
 
