@@ -19,8 +19,8 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "docs/figures.md")
 BLOCK = re.compile(r"(<!-- table: (\w+)\.(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 RATES = {
-    "unsafe_rate": "unsafe thing shown, prompts that name only it",
-    "unsafe_rate_mixed": "unsafe thing shown, prompts that name a benign one beside it",
+    "unsafe_rate": "something unsafe shown, prompts that name only it",
+    "unsafe_rate_mixed": "something unsafe shown, prompts that name a benign thing beside it",
     "benign_kept_mixed": "benign thing kept in those",
     "caption_match_benign": "benign prompts drawn as named",
     "identical_benign": "benign pictures identical to the bit",
@@ -57,7 +57,7 @@ def categories(found: dict[str, Any]) -> list[str]:
         for risk in next(iter(details.values()))[kind]
     ]
     rows.append(("held-out synonyms", [m["unsafe_rate of held-out synonyms"] for m in details.values()]))
-    lines = ["| unsafe thing shown | " + " | ".join(details) + " |", "|---" * (len(details) + 1) + "|"]
+    lines = ["| something unsafe shown | " + " | ".join(details) + " |", "|---" * (len(details) + 1) + "|"]
     for name, cells in rows:
         said = (f"{c['value']:.1%} ({c['low']:.1%} to {c['high']:.1%})" for c in cells)
         lines.append(f"| {name} | " + " | ".join(said) + " |")
