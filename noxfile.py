@@ -6,7 +6,8 @@
     python -m nox -s world                                  draw and train the emoji world again
     python -m nox -s lint                                   style, types and directions of import
 
-All sessions share one virtual environment, because torch alone takes gigabytes.
+All sessions share one virtual environment, because torch alone takes gigabytes; `lint -- style imports`, which needs no
+torch, has a small one. Only `tests` needs other hosts than the one that STEERDIT_COMFYUI may name.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.hosting.install import NEWEST, OLDEST, InstallFailed, install  #
 
 ENVIRONMENT = ROOT / ".nox" / "steerdit"
 STAMP = ENVIRONMENT / "installed.txt"
+SMALL = ROOT / ".nox" / "lint"
 TESTS = ("unit", "host", "server", "browser")
 BENCHMARKS = ("repel", "kernels", "recordings", "safedig", "trainers")
 
@@ -48,6 +50,8 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All checks, then all tests; arguments after -- go to pytest instead of the default folders."""
     python = environment(session)
+    for version in (NEWEST, OLDEST):
+        unpacked(session, version)
     check(session, python)
     folders = [f"tests/{name}" for name in TESTS if (ROOT / "tests" / name).is_dir()]
     # Not `python -m pytest`: that puts the root on the path, where our `nodes` would hide the host's.
@@ -80,7 +84,8 @@ def world(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types and directions of import; names after -- choose: style, types, imports."""
-    check(session, environment(session), *session.posargs)
+    names = session.posargs or list(CHECKS)
+    check(session, environment(session) if "types" in names else small_environment(session), *names)
 
 
 CHECKS = {
@@ -103,14 +108,12 @@ def check(session: nox.Session, python: Path, *names: str) -> None:
 
 
 def environment(session: nox.Session) -> Path:
-    """The Python of the shared environment, with both hosts unpacked and everything installed.
+    """The Python of the shared environment, with the default host unpacked and everything installed.
 
     What was installed is remembered by a hash of all that decides it, so that a second run begins at once.
     """
-    windows = platform.system() == "Windows"
-    python = ENVIRONMENT / ("Scripts/python.exe" if windows else "bin/python")
-    hosts = unpacked_hosts(session)
-    requirements = [ROOT / "requirements-dev.txt", hosts[0] / "requirements.txt"]
+    python = python_of(ENVIRONMENT)
+    requirements = [ROOT / "requirements-dev.txt", unpacked(session) / "requirements.txt"]
     alone = ROOT / "requirements-dev-alone.txt"
     state = fingerprint([*requirements, alone, ROOT / "pyproject.toml"])
     if python.exists() and STAMP.exists() and STAMP.read_text(encoding="utf-8") == state:
@@ -132,10 +135,28 @@ def environment(session: nox.Session) -> Path:
     return python
 
 
-def unpacked_hosts(session: nox.Session) -> list[Path]:
-    """The source trees of the hosts, the one that the demo runs in first."""
+def small_environment(session: nox.Session) -> Path:
+    """The Python of an environment with what style and directions of import need: neither torch nor a host."""
+    folder, python = SMALL, python_of(SMALL)
+    stamp, state = folder / STAMP.name, fingerprint([ROOT / "pyproject.toml"])
+    if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == state):
+        run(session, sys.executable, "-m", "venv", "--clear", folder)
+        pip = (python, "-m", "pip", "--disable-pip-version-check", "install")
+        run(session, *pip, "ruff", "import-linter")
+        run(session, *pip, "--no-deps", "-e", ROOT)  # import-linter finds a package, not a folder
+        stamp.write_text(state, encoding="utf-8")
+    return python
+
+
+def python_of(folder: Path) -> Path:
+    """Where a virtual environment has its Python."""
+    return folder / ("Scripts/python.exe" if platform.system() == "Windows" else "bin/python")
+
+
+def unpacked(session: nox.Session, version: str | None = None) -> Path:
+    """The source tree of a host; without a version, of the one that the demo runs in."""
     try:
-        return [install(version) for version in (None, NEWEST, OLDEST)]
+        return install(version)
     except InstallFailed as failure:
         session.error(str(failure))
 
