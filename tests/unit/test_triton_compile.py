@@ -29,8 +29,10 @@ def test_the_largest_of_each_kernel(arch: int) -> None:
     rows = list(compiler.compiled_all([arch], only_largest=True))
     assert rows
     assert not [fault for row in rows for fault in row.faults()]
-    if compiler.recorded_by() == compiler.TRITON:
-        assert not compiler.growth(rows)
+    if compiler.recorded_by() != compiler.TRITON:
+        missing = f"the table is by triton {compiler.recorded_by()}, this is {compiler.TRITON}: growth is not checked"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    assert not compiler.growth(rows)
 
 
 def test_growth_is_found() -> None:
