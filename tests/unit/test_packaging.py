@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,58 @@ def test_the_licence_is_apache() -> None:
 def test_importing_the_pack_loads_nothing_heavy(heavy: str) -> None:
     program = f"import sys, steerdit, steerdit.__main__; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def left_out_of_the_registry() -> set[Path]:
+    """Tracked files that .comfyignore keeps out of what the registry's users get."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--ignored", "--exclude-from=.comfyignore"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return {Path(line) for line in listing.stdout.splitlines()}
+
+
+def test_the_registry_s_package_holds_what_users_need() -> None:
+    left_out = left_out_of_the_registry()
+    assert {path.parts[0] for path in left_out if path.suffix == ".py"} == {"tests", "noxfile.py"}
+    needed = [
+        *tracked("web/*"),
+        *tracked("example_workflows/*"),
+        *tracked("*.safetensors"),
+        *tracked("*.jsonl"),
+    ]
+    assert not left_out & {
+        *needed,
+        Path("LICENSE"),
+        Path("NOTICE"),
+        Path("README.md"),
+        Path("requirements.txt"),
+    }
+    assert Path("noxfile.py") in left_out
+
+
+def test_the_registry_s_package_imports(tmp_path: Path) -> None:
+    kept = set(tracked("*.py")) - left_out_of_the_registry()
+    for path in kept:
+        target = tmp_path / "steerdit" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / path).read_bytes())
+    program = (
+        "import steerdit, steerdit.__main__, steerdit.steering, steerdit.delivery.manifest, steerdit.training.gates; "
+        "print(steerdit.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert Path(done.stdout.strip()) == (tmp_path / "steerdit" / "__init__.py").resolve()
 
 
 def test_the_command_line_says_what_it_can() -> None:
