@@ -15,7 +15,7 @@ from .chunks import Sparse, blocks, padded, parts_of
 from .firing import Firing
 from .keys import BITS, INTEGERS, Extremes
 from .ranking import Ranking
-from .reference import add_direction, encode_selected, project_out
+from .reference import add_direction, project_out
 
 __all__ = [
     "add_direction",
@@ -34,6 +34,12 @@ R = TypeVar("R", Ranking, Firing)
 
 TOKENS_AT_ONCE = 64
 """Tokens steered or decoded at one time: what is between reading and writing them stays in the cache."""
+
+
+def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
+    """As the reference, in the memory of the pre-activations."""
+    pre = functional.linear(x, rows, bias)
+    return pre.mul_(pre > threshold)
 
 
 def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ A latent acts where it fires and any chosen category that holds it is open.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -36,8 +37,27 @@ class Reading(NamedTuple):
     """(R, L, C)"""
     open: Tensor
     """(R, L, C) bool: the gate of a category is open at a token."""
-    acting: Tensor
-    """(R, L, S): the codes that act, zero elsewhere."""
+    highest: Tensor
+    """(R, C) scores."""
+    opened: Tensor
+    """(R, C) bool: the gate is open at any token."""
+    codes: Tensor
+    """(R, L, S)"""
+    members: Tensor
+    """(C, S) bool"""
+
+    def verdict(self) -> tuple[bool, bool]:
+        """Whether all scores are finite, and whether any gate is open. Waits for the device, once."""
+        highest, opened = torch.stack([self.highest, self.opened.to(self.highest)]).flatten(1).tolist()
+        return all(map(math.isfinite, highest)), any(opened)
+
+    @property
+    def acting(self) -> Tensor:
+        """(R, L, S): the codes that act, zero elsewhere. Made when it is asked for: at closed gates nobody does."""
+        allowed = (
+            self.open.to(self.codes) @ self.members.to(self.codes) > 0
+        )  # some open category holds the latent
+        return torch.where(allowed, self.codes, torch.zeros_like(self.codes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +98,14 @@ class Gate:
     def read(self, z: Tensor) -> Reading:
         """Scores the codes z (R, L, S) and opens the gates."""
         scores = z @ self.weights.to(z).T  # (R, L, C)
-        members = self.members.to(z)
+        highest = scores.amax(1)  # a NaN is above all
         if self.kind is GateKind.ALWAYS:
-            is_open = (z != 0).to(z) @ members.T > 0
+            is_open = (z != 0).to(z) @ self.members.to(z).T > 0
+            opened = is_open.any(1)
         elif self.kind is GateKind.TOKEN:
             is_open = scores > self.token.to(z)
+            opened = is_open.any(1)
         else:
-            is_open = (scores.amax(1, keepdim=True) > self.image.to(z)).expand_as(scores)
-        allowed = is_open.to(z) @ members > 0  # (R, L, S): some open category holds the latent
-        return Reading(scores, is_open, torch.where(allowed, z, torch.zeros_like(z)))
+            opened = highest > self.image.to(z)
+            is_open = opened[:, None].expand_as(scores)
+        return Reading(scores, is_open, highest, opened, z, self.members)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .. import kernels
 from .errors import SteeringError
-from .finite import all_finite, sum_is_finite
+from .finite import all_finite
 from .firing import FiringRecord
 from .gates import Gate, Reading
 from .sae import SelectedLatents
@@ -126,10 +126,10 @@ class Gated:
         x = tokens if tokens.dtype == torch.float64 else tokens.float()
         z = self.latents.encode(x)  # (R, L, S)
         reading = self.gate.read(z)
-        finite = sum_is_finite(x) & reading.scores.isfinite().all()
-        # One wait for the device, not two.
-        is_finite, is_open = torch.stack([finite, reading.open.any()]).tolist()
-        step.require_finite(is_finite or (all_finite(x) and all_finite(reading.scores)))
+        # A token that is not finite has no finite pre-activation, nor any finite score: even a latent that does not
+        # fire makes a NaN of it.
+        is_finite, is_open = reading.verdict()
+        step.require_finite(is_finite)
         if step.observe is not None:
             step.observe(
                 FiringRecord(
@@ -143,7 +143,7 @@ class Gated:
                     open=reading.open,
                     latents=self.latents.latents,
                     members=self.gate.members,
-                    counts=(z != 0).sum(1),
+                    counts=z.bool().sum(1),
                 )
             )
         if self.strength == 0 or not is_open:

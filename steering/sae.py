@@ -106,7 +106,7 @@ class SelectedLatents(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """z (..., S) of activations x (..., d), in x's dtype."""
-        x = self._standardised(x).x
+        x = self._seen(x)
         with self.borrow(self.encoder, x) as rows:
             if self.rule.competing:
                 return self._competing(x.flatten(0, -2), rows).unflatten(0, x.shape[:-1])
@@ -115,7 +115,7 @@ class SelectedLatents(nn.Module):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """p (..., S) of activations x (..., d), before the activation decides what fires."""
-        x = self._standardised(x).x
+        x = self._seen(x)
         with self.borrow(self.encoder, x) as rows:
             return functional.linear(x, rows[self.columns], self.encoder_bias.to(x)[self.columns])
 
@@ -132,7 +132,7 @@ class SelectedLatents(nn.Module):
         """D_t(E_s(x)), (..., d): the adapted decoder on the codes of the whole dictionary."""
         self.require_whole("a reconstruction")
         with self.borrow(self.encoder, x) as rows, self.borrow(self.require_adapted(), x) as decoder:
-            values, indices = self._codes(self._standardised(x).x, rows)
+            values, indices = self._codes(self._seen(x), rows)
             return self._restored(kernels.decode(values, indices, decoder, self.decoder_bias.to(x)), x)
 
     @contextmanager
@@ -147,8 +147,12 @@ class SelectedLatents(nn.Module):
         with self.borrow(self.require_adapted(), like) as rows:
             yield rows[self.columns]
 
-    def _standardised(self, x: Tensor) -> Standardised:
+    def _seen(self, x: Tensor) -> Tensor:
         """Activations (..., d) as the autoencoder sees them."""
+        return x if self.sae.input_norm == "none" else self._standardised(x).x
+
+    def _standardised(self, x: Tensor) -> Standardised:
+        """The same with the way back."""
         return STANDARDISERS[self.sae.input_norm](x)
 
     def _restored(self, said: Tensor, x: Tensor) -> Tensor:

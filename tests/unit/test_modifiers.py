@@ -165,10 +165,14 @@ def test_repel_takes_away_exactly_what_an_orthonormal_latent_says() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
-def test_an_activation_that_is_not_finite_is_refused_by_site_and_sigma(value: float, activation: str) -> None:
-    latents, gate = Dictionary.draw(1, activation).gated("image", whole=True)
+@pytest.mark.parametrize("kind", ["image", "token", "always"])
+@pytest.mark.parametrize("place", range(8))
+def test_an_activation_that_is_not_finite_is_refused_by_site_and_sigma(
+    value: float, activation: str, kind: str, place: int
+) -> None:
+    latents, gate = Dictionary.draw(1, activation).gated(kind, whole=True)
     a = tokens(1)
-    a[1, 2, 3] = value
+    a[1, 2, place] = value
     with pytest.raises(SteeringError, match=r"double\.3\.image at sigma 0\.25: expected finite activations"):
         Repel(latents, gate, 0.0)(a, Step(Site.parse("double.3.image"), 0.25))
 
