@@ -59,10 +59,11 @@ def steered_call(
     rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0], run.batch)
     call = Call(plan, run, family, layout, sigma, x.shape[0], rows, images, run.is_whole(x))
     context = call.conditioning(c_crossattn)
-    with running_eagerly(options), blocks_that_run(family, dit, plan.sites()) as ran:
+    sites = plan.sites()
+    with running_eagerly(options), blocks_that_run(family, dit, sites) as ran:
         result = executor(x, t, c_concat, context, control, call.options_around(options), **kwargs)
     may_skip = bool(options.get("wrappers", {}).get("diffusion_model"))
-    run.called(plan.sites(), call.visited, may_skip, ran)
+    run.called(sites, call.visited, may_skip, ran)
     return result
 
 
@@ -101,7 +102,10 @@ def rows_of(
             "Steer without it.",
         )
     found = [chunk * batch + image for chunk in chunks for image in range(batch)]
-    return found, tuple(row % batch for row in found)
+    together = found[-1] - found[0] == len(found) - 1 and found == sorted(found)
+    images = tuple(row % batch for row in found)
+    # A slice reads in place, a list copies.
+    return slice(found[0], found[-1] + 1) if together else found, images
 
 
 @dataclass
@@ -162,7 +166,7 @@ class Call:
                 found=f"{tokens.shape[0]}",
                 remedy="Another node adds rows inside the model, and ours could not be told apart. Steer without it.",
             )
-        before = after = tokens[:, span][self.rows]
+        before = after = tokens[self.rows, span]
         if before.numel() == 0:  # a reference site without references
             return tokens
         step = Step(
@@ -178,7 +182,7 @@ class Call:
         if after is before:
             return tokens
         changed = tokens.clone()  # the host's blocks write in place; what is theirs stays theirs
-        changed[:, span][self.rows] = after
+        changed[self.rows, span] = after
         return changed
 
 

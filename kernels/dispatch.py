@@ -52,8 +52,13 @@ def choose(operation: str, device: torch.device, dtype: torch.dtype, **sizes: in
     return Choice("reference", f"no other path is written for {device.type}")
 
 
-def module_of(choice: Choice) -> Any:
-    """The module that holds a path's functions."""
+def module_for(operation: str, x: torch.Tensor, latents: int, **sizes: int) -> Any:
+    """The module that computes a call on tensors like x (..., d), as `choose` says."""
+    if x.device.type == "cpu" and not os.environ.get(VARIABLE):
+        return cpu  # at once, because a call on a few tokens takes no longer than choosing
+    width = x.shape[-1]
+    tokens = x.numel() // max(1, width)
+    choice = choose(operation, x.device, x.dtype, latents=latents, width=width, tokens=tokens, **sizes)
     if choice.path == "triton":
         return importlib.import_module(".triton", __package__)
     return cpu if choice.path == "cpu" else reference

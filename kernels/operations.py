@@ -8,13 +8,11 @@ TypeError for a wrong dtype and ValueError for a wrong shape or number, by the a
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from . import checks
 from .chunks import Sparse
-from .dispatch import choose, module_of
+from .dispatch import module_for
 
 
 def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -33,7 +31,7 @@ def encode_topk(x: Tensor, rows: Tensor, bias: Tensor, k: int) -> tuple[Tensor, 
     """
     checks.refuse_encoder(x, rows, bias)
     checks.refuse_k(k, rows.shape[0])
-    return _path("encode_topk", x, rows.shape[0], k=k).encode_topk(x, rows, bias, k)
+    return module_for("encode_topk", x, rows.shape[0], k=k).encode_topk(x, rows, bias, k)
 
 
 def encode_threshold(
@@ -56,7 +54,7 @@ def encode_threshold(
     checks.refuse_threshold(threshold, x, rows.shape[0])
     if capacity is not None and capacity < 0:
         raise ValueError(f"capacity must be at least 0, not {capacity}")
-    path = _path("encode_threshold", x, rows.shape[0])
+    path = module_for("encode_threshold", x, rows.shape[0])
     return path.encode_threshold(x, rows, bias, threshold, capacity)
 
 
@@ -71,7 +69,7 @@ def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor) ->
     """
     checks.refuse_encoder(x, rows, bias)
     checks.refuse_threshold(threshold, x, rows.shape[0])
-    return _path("encode_selected", x, rows.shape[0]).encode_selected(x, rows, bias, threshold)
+    return module_for("encode_selected", x, rows.shape[0]).encode_selected(x, rows, bias, threshold)
 
 
 def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: int) -> Tensor:
@@ -90,7 +88,7 @@ def topk_membership(x: Tensor, rows: Tensor, bias: Tensor, selected: Tensor, k: 
     checks.refuse_elsewhere(x=x, selected=selected)
     checks.refuse_shape("selected", selected, None)
     checks.refuse_indices("selected", selected, rows.shape[0])
-    path = _path("topk_membership", x, rows.shape[0], k=k)
+    path = module_for("topk_membership", x, rows.shape[0], k=k)
     return path.topk_membership(x, rows, bias, selected, k)
 
 
@@ -112,7 +110,7 @@ def decode(values: Tensor, indices: Tensor, rows: Tensor, bias: Tensor) -> Tenso
         raise ValueError("values must have the shape (..., k), not ()")
     checks.refuse_shape("indices", indices, *values.shape)
     checks.refuse_indices("indices", indices, rows.shape[0])
-    path = _path("decode", rows, rows.shape[0], k=values.shape[-1])
+    path = module_for("decode", rows, rows.shape[0], k=values.shape[-1])
     return path.decode(values, indices, rows, bias)
 
 
@@ -122,7 +120,7 @@ def decode_selected(z: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
     checks.refuse_shape("rows", rows, None, None)
     checks.refuse_shape("bias", bias, rows.shape[1])
     checks.refuse_shape("z", z, *z.shape[:-1], rows.shape[0])
-    return _path("decode_selected", rows, rows.shape[0]).decode_selected(z, rows, bias)
+    return module_for("decode_selected", rows, rows.shape[0]).decode_selected(z, rows, bias)
 
 
 def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_norm: bool = False) -> Tensor:
@@ -137,7 +135,7 @@ def steer_selected(x: Tensor, z: Tensor, rows: Tensor, strength: float, keep_nor
     checks.refuse_unlike(x=x, z=z, rows=rows)
     checks.refuse_shape("x", x, *z.shape[:-1], rows.shape[-1])
     checks.refuse_shape("rows", rows, z.shape[-1], x.shape[-1])
-    path = _path("steer_selected", x, rows.shape[0])
+    path = module_for("steer_selected", x, rows.shape[0])
     return path.steer_selected(x, z, rows, strength, keep_norm)
 
 
@@ -163,7 +161,7 @@ def encode_and_steer(
     checks.refuse_threshold(threshold, x, encoder.shape[0])
     checks.refuse_unlike(x=x, directions=directions)
     checks.refuse_shape("directions", directions, *encoder.shape)
-    path = _path("encode_and_steer", x, encoder.shape[0])
+    path = module_for("encode_and_steer", x, encoder.shape[0])
     return path.encode_and_steer(x, encoder, bias, threshold, directions, strength, keep_norm)
 
 
@@ -171,20 +169,11 @@ def add_direction(x: Tensor, direction: Tensor, strength: float, keep_norm: bool
     """x' = x + strength · v, with v (d,), then scaled back to the norm of x where `keep_norm`."""
     checks.refuse_unlike(x=x, direction=direction)
     checks.refuse_shape("direction", direction, x.shape[-1] if x.dim() else None)
-    return _path("add_direction", x, 1).add_direction(x, direction, strength, keep_norm)
+    return module_for("add_direction", x, 1).add_direction(x, direction, strength, keep_norm)
 
 
 def project_out(x: Tensor, basis: Tensor, strength: float = 1.0, keep_norm: bool = False) -> Tensor:
     """x' = x − strength · Σ_s ⟨x, b_s⟩ b_s with rows b_s (S, d): a projection where they are orthonormal."""
     checks.refuse_unlike(x=x, basis=basis)
     checks.refuse_shape("basis", basis, None, x.shape[-1] if x.dim() else None)
-    return _path("project_out", x, basis.shape[0]).project_out(x, basis, strength, keep_norm)
-
-
-def _path(operation: str, x: Tensor, latents: int, **sizes: int) -> Any:
-    """The module that computes a call on tensors like x (..., d)."""
-    width = x.shape[-1]
-    tokens = x.numel() // max(1, width)
-    return module_of(
-        choose(operation, x.device, x.dtype, latents=latents, width=width, tokens=tokens, **sizes)
-    )
+    return module_for("project_out", x, basis.shape[0]).project_out(x, basis, strength, keep_norm)

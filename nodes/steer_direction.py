@@ -188,14 +188,14 @@ class SteerConditioningNode(io.ComfyNode):
         )
         scores = _described(records)
         show_text(cls, scores)
-        return io.NodeOutput(steered, scores, any(bool(record.open.any()) for record in records))
+        return io.NodeOutput(steered, scores, any(bool(record.reading.open.any()) for record in records))
 
 
 def _described(records: Sequence[FiringRecord]) -> str:
     """A line for each prompt and category."""
     lines: list[str] = []
     for number, record in enumerate(records, start=1):
-        best = record.scores.amax((0, 1)).tolist()
+        best = record.reading.scores.amax((0, 1)).tolist()
         for name, score, threshold in zip(record.categories, best, record.thresholds.tolist()):
             gate = "open" if score > threshold else "closed"
             said = f"{gate}, threshold {threshold:.3f}" if threshold != float("inf") else "not calibrated"

@@ -22,6 +22,7 @@ from .directions import DirectionSet, Weighting
 from .errors import SteeringError
 from .finite import all_finite, sum_is_finite
 from .firing import FiringRecord
+from .gates import GateKind, Reading
 from .modifiers import Step
 
 
@@ -84,19 +85,23 @@ class Directional:
         raise NotImplementedError
 
     def _record(self, scores: Tensor, step: Step) -> FiringRecord:
-        rows, _, count = scores.shape
+        thresholds = self.directions.thresholds
         return FiringRecord(
             site=step.site,
             sigma=step.sigma,
             images=step.images,
             grid=step.grid,
             categories=self.directions.names,
-            thresholds=self.directions.thresholds,
-            scores=scores,
-            open=scores > self.directions.thresholds.to(scores),
+            thresholds=thresholds,
             latents=(),
-            members=torch.zeros(count, 0, dtype=torch.bool),
-            counts=torch.zeros(rows, 0, dtype=torch.long),
+            reading=Reading(
+                GateKind.TOKEN,
+                scores,
+                scores.amax(1),
+                thresholds.to(scores),
+                codes=scores[..., :0],
+                members=torch.zeros(len(thresholds), 0, dtype=torch.bool),
+            ),
         )
 
 

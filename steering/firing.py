@@ -1,7 +1,7 @@
 """What fired: one record per visit of a site, and the log of a sampling run that keeps what people ask about.
 
 The log is bounded. It keeps, per picture, site, noise level and category, one line; per picture and site, the
-highest severity of each token; per visit, how often each latent fired. It never keeps codes.
+highest severity of each token; per visit, how often each latent fired. Codes it keeps only until it takes them in.
 
 Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image
 gate's threshold: 0 where nothing fires, 0.5 at the threshold, never more than 1. Whether a score is over its
@@ -17,11 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .gates import Reading
 from .sites import Site
 
 LATENTS_SHOWN = 5
 PENDING = 64
 """Visits that wait to be taken in together: one by one, between a model's blocks, they would cost far more."""
+PENDING_BYTES = 64 << 20
+"""The most that the codes of visits that wait may hold."""
 
 
 class FiringRecord(NamedTuple):
@@ -37,16 +40,10 @@ class FiringRecord(NamedTuple):
     """(C)"""
     thresholds: Tensor
     """(C) of the image gate."""
-    scores: Tensor
-    """(R, L, C)"""
-    open: Tensor
-    """(R, L, C) bool"""
     latents: tuple[int, ...]
     """(S) numbers in the dictionary."""
-    members: Tensor
-    """(C, S) bool: which latents a category holds."""
-    counts: Tensor
-    """(R, S) at how many tokens each latent fired."""
+    reading: Reading
+    """What the gates saw."""
 
 
 @dataclass
@@ -87,21 +84,24 @@ class FiringLog:
         self._latents: dict[tuple[Site, float, tuple[int, ...], tuple[str, ...]], _Latents] = {}
         self._grid: dict[Site, tuple[int, int]] = {}
         self._pending: list[FiringRecord] = []
+        self._pending_bytes = 0
 
     def add(self, record: FiringRecord) -> None:
         """Takes in one visit. Repeated visits at one noise level keep the highest."""
         self._pending.append(record)
-        if len(self._pending) >= PENDING:
+        self._pending_bytes += record.reading.codes.nbytes
+        if len(self._pending) >= PENDING or self._pending_bytes > PENDING_BYTES:
             self._settle()
 
     def _settle(self) -> None:
         """Takes in the visits that wait."""
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
         for record in pending:
             self._take_in(record)
 
     def _take_in(self, record: FiringRecord) -> None:
-        scores = record.scores.detach().float().cpu()  # (R, L, C)
+        reading = record.reading
+        scores = reading.scores.detach().float().cpu()  # (R, L, C)
         severity = (scores / (scores + record.thresholds.float().cpu())).where(scores > 0, 0.0)
         peak = scores.max(1)  # values and indices (R, C)
         # Each list is asked for once: a visit must cost little beside the block that it watches.
@@ -109,8 +109,8 @@ class FiringLog:
         places: list[list[int]] = peak.indices.tolist()
         severities: list[list[float]] = severity.gather(1, peak.indices[:, None])[:, 0].tolist()
         # As Gate.read compares.
-        over: list[list[bool]] = (record.scores > record.thresholds.to(record.scores)).any(1).tolist()
-        opened: list[list[int]] = record.open.sum(1).tolist()
+        over: list[list[bool]] = (reading.scores > record.thresholds.to(reading.scores)).any(1).tolist()
+        opened: list[list[int]] = reading.open.sum(1).tolist()
         for row, image in enumerate(record.images):
             for column, category in enumerate(record.categories):
                 line = self._lines.setdefault((image, record.site, record.sigma, category), Line())
@@ -123,10 +123,10 @@ class FiringLog:
                 line.open = max(line.open, opened[row][column])
                 line.tokens = scores.shape[1]
         visit = record.site, record.sigma, record.images, record.categories
-        counts = record.counts.cpu()
+        counts = reading.counts.cpu()
         if visit in self._latents and self._latents[visit].counts.shape == counts.shape:
             counts = counts.maximum(self._latents[visit].counts)
-        self._latents[visit] = _Latents(record.latents, record.members, counts)
+        self._latents[visit] = _Latents(record.latents, reading.members, counts)
         if record.grid is not None:
             self._grid[record.site] = record.grid
             key = record.site, record.images, record.categories

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -31,33 +31,66 @@ class GateKind(str, Enum):
 
 
 class Reading(NamedTuple):
-    """What a gate sees in the codes of R rows of L tokens, with C categories over S latents."""
+    """What a gate sees in the codes of R rows of L tokens, with C categories over S latents.
 
+    What only an open gate or a report needs is made when it is asked for: most visits are of closed gates.
+    """
+
+    kind: GateKind
     scores: Tensor
     """(R, L, C)"""
-    open: Tensor
-    """(R, L, C) bool: the gate of a category is open at a token."""
     highest: Tensor
     """(R, C) scores."""
-    opened: Tensor
-    """(R, C) bool: the gate is open at any token."""
+    thresholds: Tensor
+    """(C) of the kind."""
     codes: Tensor
     """(R, L, S)"""
     members: Tensor
     """(C, S) bool"""
 
-    def verdict(self) -> tuple[bool, bool]:
-        """Whether all scores are finite, and whether any gate is open. Waits for the device, once."""
-        highest, opened = torch.stack([self.highest, self.opened.to(self.highest)]).flatten(1).tolist()
-        return all(map(math.isfinite, highest)), any(opened)
+    def verdict(self, thresholds: Sequence[float]) -> tuple[bool, bool]:
+        """Whether all scores are finite, and whether any gate is open. Waits for the device, once.
+
+        Args:
+            thresholds: the same (C) as numbers.
+        """
+        highest: list[list[float]] = self.highest.tolist()
+        is_finite = all(math.isfinite(score) for row in highest for score in row)
+        if self.kind is GateKind.ALWAYS:
+            return is_finite, bool(self.open.any())
+        return is_finite, any(score > least for row in highest for score, least in zip(row, thresholds))
+
+    @property
+    def open(self) -> Tensor:
+        """(R, L, C) bool: the gate of a category is open at a token."""
+        if self.kind is GateKind.IMAGE:
+            return (self.highest > self.thresholds)[:, None].expand_as(self.scores)
+        if self.kind is GateKind.TOKEN:
+            return self.scores > self.thresholds
+        return (self.codes != 0).to(self.codes) @ self.members.to(self.codes).T > 0
 
     @property
     def acting(self) -> Tensor:
-        """(R, L, S): the codes that act, zero elsewhere. Made when it is asked for: at closed gates nobody does."""
-        allowed = (
-            self.open.to(self.codes) @ self.members.to(self.codes) > 0
-        )  # some open category holds the latent
+        """(R, L, S): the codes that act, zero elsewhere."""
+        # Some open category holds the latent.
+        allowed = self.open.to(self.codes) @ self.members.to(self.codes) > 0
         return torch.where(allowed, self.codes, torch.zeros_like(self.codes))
+
+    @property
+    def counts(self) -> Tensor:
+        """(R, S) at how many tokens each latent fired."""
+        return self.codes.bool().sum(1)
+
+
+class _Moved(NamedTuple):
+    """A gate's numbers where codes are and in their dtype."""
+
+    weights: Tensor
+    """(S, C)"""
+    thresholds: Tensor
+    """(C) of the gate's kind."""
+    limits: tuple[float, ...]
+    """The same as numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +108,9 @@ class Gate:
     """(C): τ_token."""
     image: Tensor
     """(C): τ_image."""
+    _moved: dict[tuple[torch.device, torch.dtype], _Moved] = field(
+        default_factory=dict[tuple[torch.device, torch.dtype], _Moved], repr=False
+    )
 
     @classmethod
     def over(cls, kind: GateKind | str, categories: dict[str, Category], latents: Sequence[int]) -> Gate:
@@ -96,16 +132,20 @@ class Gate:
         )
 
     def read(self, z: Tensor) -> Reading:
-        """Scores the codes z (R, L, S) and opens the gates."""
-        scores = z @ self.weights.to(z).T  # (R, L, C)
-        highest = scores.amax(1)  # a NaN is above all
-        if self.kind is GateKind.ALWAYS:
-            is_open = (z != 0).to(z) @ self.members.to(z).T > 0
-            opened = is_open.any(1)
-        elif self.kind is GateKind.TOKEN:
-            is_open = scores > self.token.to(z)
-            opened = is_open.any(1)
-        else:
-            opened = highest > self.image.to(z)
-            is_open = opened[:, None].expand_as(scores)
-        return Reading(scores, is_open, highest, opened, z, self.members)
+        """Scores the codes z (R, L, S)."""
+        moved = self._like(z)
+        scores = z @ moved.weights  # (R, L, C)
+        # In amax a NaN is above all.
+        return Reading(self.kind, scores, scores.amax(1), moved.thresholds, z, self.members)
+
+    def verdict(self, reading: Reading) -> tuple[bool, bool]:
+        """Whether all scores of a reading are finite, and whether any gate is open. Waits for the device, once."""
+        return reading.verdict(self._like(reading.codes).limits)
+
+    def _like(self, z: Tensor) -> _Moved:
+        """The numbers for codes like z."""
+        key = z.device, z.dtype
+        if key not in self._moved:
+            thresholds = (self.image if self.kind is GateKind.IMAGE else self.token).to(z)
+            self._moved[key] = _Moved(self.weights.to(z).T, thresholds, tuple(thresholds.tolist()))
+        return self._moved[key]

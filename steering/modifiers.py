@@ -128,7 +128,7 @@ class Gated:
         reading = self.gate.read(z)
         # A token that is not finite has no finite pre-activation, nor any finite score: even a latent that does not
         # fire makes a NaN of it.
-        is_finite, is_open = reading.verdict()
+        is_finite, is_open = self.gate.verdict(reading)
         step.require_finite(is_finite)
         if step.observe is not None:
             step.observe(
@@ -139,11 +139,8 @@ class Gated:
                     grid=step.grid,
                     categories=self.gate.names,
                     thresholds=self.gate.image,
-                    scores=reading.scores,
-                    open=reading.open,
                     latents=self.latents.latents,
-                    members=self.gate.members,
-                    counts=z.bool().sum(1),
+                    reading=reading,
                 )
             )
         if self.strength == 0 or not is_open:

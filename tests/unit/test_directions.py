@@ -124,8 +124,8 @@ def test_several_rows_are_gated_each_for_itself_and_seen_each_for_itself() -> No
     assert torch.allclose(together, torch.cat(apart), atol=1e-12)
     (record,) = seen
     assert record.categories == ("weapons", "bloody", "global")
-    assert torch.equal(record.scores, directions.scores(x))
-    assert torch.equal(record.open, record.scores > torch.tensor([0.3, 0.45, 0.25]))
+    assert torch.equal(record.reading.scores, directions.scores(x))
+    assert torch.equal(record.reading.open, record.reading.scores > torch.tensor([0.3, 0.45, 0.25]))
 
 
 def test_scores_are_cosines_from_the_benign_mean() -> None:

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steerdit.steering import FiringLog, FiringRecord, Site
+from steerdit.steering.gates import GateKind, Reading
 
 IMAGE = Site.parse("double.1.image")
 TEXT = Site.parse("text")
@@ -25,6 +26,15 @@ def record(
 ) -> FiringRecord:
     """Categories weapons (latents 10, 11) and bloody (11, 12) with image thresholds 2 and 0, over scores (R, 6, 2)."""
     values = torch.tensor(scores)
+    fired = torch.arange(values.shape[1])[:, None] < torch.tensor(counts)  # (L, S)
+    reading = Reading(
+        GateKind.TOKEN,
+        values,
+        values.amax(1),
+        torch.ones(2),
+        codes=fired.float().expand(len(scores), -1, -1),
+        members=torch.tensor([[True, True, False], [False, True, True]]),
+    )
     return FiringRecord(
         site=site,
         sigma=sigma,
@@ -32,11 +42,8 @@ def record(
         grid=(2, 3) if site == IMAGE else None,
         categories=("weapons", "bloody"),
         thresholds=torch.tensor([2.0, 0.0]),
-        scores=values,
-        open=values > 1,
         latents=(10, 11, 12),
-        members=torch.tensor([[True, True, False], [False, True, True]]),
-        counts=torch.tensor([counts] * len(scores)),
+        reading=reading,
     )
 
 
@@ -89,7 +96,8 @@ def test_a_severity_of_one_half_may_be_fired() -> None:
 
 def test_a_score_is_compared_in_its_own_precision_as_the_gate_does() -> None:
     log, fine = FiringLog(), record(flat(p3=2.0))
-    log.add(fine._replace(scores=fine.scores.bfloat16(), thresholds=torch.tensor([1.999, 0.0])))
+    coarse = fine.reading._replace(scores=fine.reading.scores.bfloat16())
+    log.add(fine._replace(reading=coarse, thresholds=torch.tensor([1.999, 0.0])))
     assert not log.fired(0)
 
 

@@ -198,12 +198,14 @@ def test_what_is_observed_does_not_depend_on_the_strength(seed: int, kind: str, 
     assert record.latents == (1, 4, 6, 9)
     for r, row in enumerate(a):
         codes = [dictionary.codes(token) for token in row]
-        assert record.counts[r].tolist() == [sum(code[f] != 0 for code in codes) for f in record.latents]
+        assert record.reading.counts[r].tolist() == [
+            sum(code[f] != 0 for code in codes) for f in record.latents
+        ]
         for at, code in enumerate(codes):
             for c, (name, category) in enumerate(CATEGORIES.items()):
                 score = sum(w * code[f] for f, w in zip(category.latents, category.weights))
-                assert float(record.scores[r, at, c]) == pytest.approx(score, rel=1e-5, abs=1e-5)
-                assert bool(record.open[r, at, c]) is (
+                assert float(record.reading.scores[r, at, c]) == pytest.approx(score, rel=1e-5, abs=1e-5)
+                assert bool(record.reading.open[r, at, c]) is (
                     name in dictionary.open_categories(kind, codes, at, (name,))
                 )
 
