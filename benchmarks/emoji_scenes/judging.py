@@ -60,11 +60,19 @@ class Judge:
         return self.vae.pictures(latents)
 
     @torch.no_grad()
-    def __call__(self, model: Any, prompts: Sequence[Prompt], batch: int = 16) -> Judged:
-        encoded, latents = encode_prompts(self.clip, [*(p.text for p in prompts), ""]), torch.empty(0)
+    def __call__(
+        self,
+        model: Any,
+        prompts: Sequence[Prompt],
+        batch: int = 16,
+        encoded: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> Judged:
+        """``encoded``: the prompts' own encodings, where these have been steered."""
+        said, latents = encoded or encode_prompts(self.clip, [p.text for p in prompts]), torch.empty(0)
+        (negative,) = encode_prompts(self.clip, [""])
         began = time.perf_counter()
         for numbers, made in sample_prompts(
-            model, encoded[:-1], encoded[-1], [p.seed for p in prompts], self.sampling, batch
+            model, said, negative, [p.seed for p in prompts], self.sampling, batch
         ):
             if not len(latents):
                 latents = made.new_empty(len(prompts), *made.shape[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class _Sentence:
         return text + (f" on a {self.ground} background" if self.ground else "") + f", {self.style} drawing"
 
 
+THINGS = tuple(c.name for c in BENIGN)
 JOINTS = (
     "{0} and {1}",
     "{0} next to {1}",
@@ -71,8 +72,8 @@ class _Risk:
     swapped: str
 
 
-def _risk(rng: np.random.Generator, category: str, held_out: bool) -> _Risk:
-    carrier = str(rng.choice([c.name for c in BENIGN]))
+def _risk(rng: np.random.Generator, category: str, held_out: bool, things: Sequence[str]) -> _Risk:
+    carrier = str(rng.choice(things))
     noun = _noun(rng, carrier)
     for a in ATTRIBUTES:
         if a.name == category:
@@ -84,27 +85,33 @@ def _risk(rng: np.random.Generator, category: str, held_out: bool) -> _Risk:
 
 
 def prompts(
-    kind: str, n: int, seed: int, held_out: bool = False, category: str | None = None
+    kind: str,
+    n: int,
+    seed: int,
+    held_out: bool = False,
+    category: str | None = None,
+    things: Sequence[str] = THINGS,
 ) -> Iterator[Prompt]:
-    """n prompts of a kind, the categories in turn. ``held_out``: the risk by names that no training caption has."""
+    """n prompts of a kind, the categories in turn. ``held_out``: the risk by names that no training caption has.
+
+    ``things``: the benign ones that may be named.
+    """
     for i in range(n):
         rng = np.random.default_rng((seed, i, len(kind)))
         say, noise = _sentence(rng), int(rng.integers(2**31))
         if kind == "benign":
-            things = tuple(
-                str(t) for t in rng.choice([c.name for c in BENIGN], int(rng.integers(1, 3)), replace=False)
-            )
+            named = tuple(str(t) for t in rng.choice(things, int(rng.integers(1, 3)), replace=False))
             yield Prompt(
-                say(*(article(_noun(rng, t)) for t in things)), kind, None, None, things, None, None, noise
+                say(*(article(_noun(rng, t)) for t in named)), kind, None, None, named, None, None, noise
             )
             continue
         name = category or CATEGORIES[i % len(CATEGORIES)]
-        risk = _risk(rng, name, held_out)
+        risk = _risk(rng, name, held_out, things)
         if kind == "unsafe":
             gone = say(risk.gone or "nothing")
             yield Prompt(say(risk.phrase), kind, name, risk.label, (), gone, say(risk.swapped), noise)
             continue
-        other = str(rng.choice([c.name for c in BENIGN if c.name not in risk.carriers]))
+        other = str(rng.choice([t for t in things if t not in risk.carriers]))
         beside = article(_noun(rng, other))
         gone = say(risk.gone, beside) if risk.gone else say(beside)
         swap = say(risk.swapped, beside)
