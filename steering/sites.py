@@ -1,7 +1,8 @@
 """Places in a diffusion transformer whose activation can be read or changed, and how people name them.
 
 A site is written `double.18.image`: block kind, block index, stream. The conditioning that enters the model
-is the one site without an index, `text`. A selection of sites is written as a list of patterns,
+is the one site without an index, `text`. `single.10.attention` is no stream of tokens but the block's joint attention,
+whose flow can be restricted (steering/flow). A selection of sites is written as a list of patterns,
 `double.*.image, single.30-37.*, -text`.
 """
 
@@ -17,8 +18,10 @@ from .selection import select
 
 BLOCKS = ("text", "double", "joint", "single")  # in the order in which a forward pass meets them
 STREAMS = ("text", "image", "reference")
+ATTENTION = "attention"
+_ENDINGS = (ATTENTION, *STREAMS)  # in the order in which a block meets them
 
-_NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]{0,5})\.(text|image|reference)")
+_NAME = re.compile(r"(double|joint|single)\.(0|[1-9][0-9]{0,5})\.(text|image|reference|attention)")
 
 
 @total_ordering
@@ -46,18 +49,23 @@ class Site:
             return cls(match[1], int(match[2]), match[3])
         raise SteeringError(
             f"site {name[:60]!r}",
-            expected="`text` or `<block>.<index>.<stream>` with block double, joint or single and stream text, image "
-            "or reference",
+            expected="`text` or `<block>.<index>.<stream>` with block double, joint or single and stream text, image, "
+            "reference or attention",
             found=repr(name[:60]),
             remedy="Write the site like `double.18.image`.",
         )
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether it names a joint attention rather than the tokens of a stream."""
+        return self.stream == ATTENTION
 
     @property
     def depth(self) -> tuple[int, int, int]:
         """A key that sorts sites in the order of a forward pass."""
         if self.index is None or self.stream is None:
             return BLOCKS.index(self.block), -1, -1
-        return BLOCKS.index(self.block), self.index, STREAMS.index(self.stream)
+        return BLOCKS.index(self.block), self.index, _ENDINGS.index(self.stream)
 
     def __lt__(self, other: Site) -> bool:
         return self.depth < other.depth
@@ -91,7 +99,7 @@ def _matches(pattern: str, site: Site) -> bool:
     return (
         site.block in _words(block, BLOCKS, pattern)
         and (index == "*" or any(site.index in span for span in _spans(index, pattern)))
-        and (stream == "*" or site.stream in _words(stream, STREAMS, pattern))
+        and (stream == "*" or site.stream in _words(stream, _ENDINGS, pattern))
     )
 
 

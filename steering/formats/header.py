@@ -236,6 +236,8 @@ def _site(written: str, entry: Field, family: str, blocks: tuple[str, ...]) -> S
         entry.refuse(reason.expected, reason.found, UPDATE)
     if str(site) != written:
         entry.refuse(f"the site written as {site}", repr(written))
+    if site.is_attention:
+        entry.refuse("a site with tokens", f"{site}, which names an attention")
     if site.block not in blocks:
         entry.refuse(
             f"a site in {', '.join(blocks) or 'none'}, which family {family} has", repr(written), UPDATE

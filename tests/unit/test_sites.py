@@ -18,7 +18,7 @@ any_site = st.one_of(
         Site,
         st.sampled_from(["double", "joint", "single"]),
         st.integers(0, 99),
-        st.sampled_from(["text", "image", "reference"]),
+        st.sampled_from(["text", "image", "reference", "attention"]),
     ),
 )
 
@@ -96,3 +96,11 @@ def test_categories() -> None:
     assert select_categories("none", available) == ()
     with pytest.raises(SteeringError, match=r"'weapon': expected one of weapons, bloody"):
         select_categories("weapon", available)
+
+
+def test_an_attention_is_a_site_of_its_own_kind() -> None:
+    sites = [Site.parse(name) for name in ("single.1.attention", "single.1.text", "single.2.attention")]
+    assert [site.is_attention for site in sites] == [True, False, True]
+    assert sorted(sites[::-1]) == sites
+    assert select_sites("single.*.attention", sites) == (sites[0], sites[2])
+    assert select_sites("all, -*.*.attention", sites) == (sites[1],)
