@@ -38,6 +38,15 @@ def refuse_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 def refuse_encoder(x: Tensor, rows: Tensor, bias: Tensor) -> None:
     """Refuses what is not activations (..., d), rows (N, d) and a bias (N,) of one dtype on one device."""
+    if (
+        x.dtype in DTYPES
+        and x.dtype == rows.dtype == bias.dtype
+        and x.device == rows.device == bias.device
+        and bias.shape == rows.shape[:-1]
+        and rows.dim() == 2
+        and x.shape[-1:] == rows.shape[1:]
+    ):
+        return  # in one look, because a call on a few tokens takes no longer than what follows
     refuse_unlike(x=x, rows=rows, bias=bias)
     if x.dim() == 0:
         raise ValueError("x must have the shape (..., d), not ()")
@@ -47,6 +56,8 @@ def refuse_encoder(x: Tensor, rows: Tensor, bias: Tensor) -> None:
 
 def refuse_threshold(threshold: Tensor, x: Tensor, latents: int) -> None:
     """Refuses what is not a threshold for all latents () or for each (S,), in any float dtype."""
+    if threshold.device == x.device and threshold.dtype in DTYPES and threshold.shape in ((), (latents,)):
+        return
     refuse_elsewhere(x=x, threshold=threshold)
     if threshold.dtype not in DTYPES:
         raise TypeError(f"threshold must be of a float dtype, not {threshold.dtype}")
