@@ -86,6 +86,10 @@ class Directional:
 
     def _record(self, scores: Tensor, step: Step) -> FiringRecord:
         thresholds = self.directions.thresholds
+        highest, place = scores.max(1)
+        limits = thresholds.to(scores)
+        members = torch.zeros(len(thresholds), 0, dtype=torch.bool)
+        codes = scores[..., :0]
         return FiringRecord(
             site=step.site,
             sigma=step.sigma,
@@ -94,14 +98,9 @@ class Directional:
             categories=self.directions.names,
             thresholds=thresholds,
             latents=(),
-            reading=Reading(
-                GateKind.TOKEN,
-                scores,
-                scores.amax(1),
-                thresholds.to(scores),
-                codes=scores[..., :0],
-                members=torch.zeros(len(thresholds), 0, dtype=torch.bool),
-            ),
+            reading=Reading(GateKind.TOKEN, scores, highest, place, limits, codes, members),
+            highest=highest.tolist(),
+            is_open=bool((highest > limits).any()),
         )
 
 

@@ -1,7 +1,7 @@
 """What fired: one record per visit of a site, and the log of a sampling run that keeps what people ask about.
 
 The log is bounded. It keeps, per picture, site, noise level and category, one line; per picture and site, the
-highest severity of each token; per visit, how often each latent fired. Codes it keeps only until it takes them in.
+highest score of each token; per visit at which a category showed, how often each latent fired. It never keeps codes.
 
 Scores of different sites have different units, so they are compared by severity, s / (s + τ) with τ the image
 gate's threshold: 0 where nothing fires, 0.5 at the threshold, never more than 1. Whether a score is over its
@@ -21,10 +21,8 @@ from .gates import Reading
 from .sites import Site
 
 LATENTS_SHOWN = 5
-PENDING = 64
-"""Visits that wait to be taken in together: one by one, between a model's blocks, they would cost far more."""
-PENDING_BYTES = 64 << 20
-"""The most that the codes of visits that wait may hold."""
+NAMED_FROM = 0.1
+"""The severity from which a line names latents: counting them at every visit would cost as much as the gates do."""
 
 
 class FiringRecord(NamedTuple):
@@ -44,14 +42,18 @@ class FiringRecord(NamedTuple):
     """(S) numbers in the dictionary."""
     reading: Reading
     """What the gates saw."""
+    highest: list[list[float]]
+    """(R, C) of its scores, as numbers."""
+    is_open: bool
+    """Whether any gate was open."""
 
 
 @dataclass
 class Line:
     """A category at one site and noise level, in one picture."""
 
+    threshold: float
     score: float = 0.0
-    severity: float = 0.0
     token: int = 0
     """Where the score was highest."""
     grid: tuple[int, int] | None = None
@@ -61,6 +63,20 @@ class Line:
     open: int = 0
     """Tokens whose gate was open."""
     tokens: int = 0
+
+    @property
+    def severity(self) -> float:
+        """0 to 1, in the precision of scores."""
+        return float(_severity(torch.tensor(self.score), torch.tensor(self.threshold)))
+
+
+class _Heat(NamedTuple):
+    """The highest scores of tokens at a site, of certain pictures and categories, over the noise levels."""
+
+    scores: Tensor
+    """(R, L, C), where the model computes."""
+    thresholds: Tensor
+    """(C)"""
 
 
 class _Latents(NamedTuple):
@@ -79,65 +95,59 @@ class FiringLog:
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, Site, float, str], Line] = {}
-        self._heat: dict[tuple[Site, tuple[int, ...], tuple[str, ...]], Tensor] = {}
-        """(R, L, C) highest severities at a site, of these pictures and categories."""
+        self._heat: dict[tuple[Site, tuple[int, ...], tuple[str, ...]], _Heat] = {}
         self._latents: dict[tuple[Site, float, tuple[int, ...], tuple[str, ...]], _Latents] = {}
         self._grid: dict[Site, tuple[int, int]] = {}
-        self._pending: list[FiringRecord] = []
-        self._pending_bytes = 0
 
     def add(self, record: FiringRecord) -> None:
-        """Takes in one visit. Repeated visits at one noise level keep the highest."""
-        self._pending.append(record)
-        self._pending_bytes += record.reading.codes.nbytes
-        if len(self._pending) >= PENDING or self._pending_bytes > PENDING_BYTES:
-            self._settle()
+        """Takes in one visit. Repeated visits at one noise level keep the highest.
 
-    def _settle(self) -> None:
-        """Takes in the visits that wait."""
-        pending, self._pending, self._pending_bytes = self._pending, [], 0
-        for record in pending:
-            self._take_in(record)
-
-    def _take_in(self, record: FiringRecord) -> None:
+        A visit of closed gates must cost little beside the block that it watches.
+        """
         reading = record.reading
-        scores = reading.scores.detach().float().cpu()  # (R, L, C)
-        severity = (scores / (scores + record.thresholds.float().cpu())).where(scores > 0, 0.0)
-        peak = scores.max(1)  # values and indices (R, C)
-        # Each list is asked for once: a visit must cost little beside the block that it watches.
-        highest: list[list[float]] = peak.values.tolist()
-        places: list[list[int]] = peak.indices.tolist()
-        severities: list[list[float]] = severity.gather(1, peak.indices[:, None])[:, 0].tolist()
-        # As Gate.read compares.
-        over: list[list[bool]] = (reading.scores > record.thresholds.to(reading.scores)).any(1).tolist()
-        opened: list[list[int]] = reading.open.sum(1).tolist()
+        thresholds: list[float] = record.thresholds.to(reading.scores).tolist()  # as the gate compares
+        places: list[list[int]] = reading.place.tolist()
+        opened: list[list[int]] | None = reading.open.sum(1).tolist() if record.is_open else None
+        shows = False
         for row, image in enumerate(record.images):
             for column, category in enumerate(record.categories):
-                line = self._lines.setdefault((image, record.site, record.sigma, category), Line())
-                if highest[row][column] >= line.score:
-                    line.score = highest[row][column]
-                    line.token = places[row][column]
-                    line.grid = record.grid
-                    line.severity = severities[row][column]
-                line.fired = line.fired or over[row][column]
-                line.open = max(line.open, opened[row][column])
-                line.tokens = scores.shape[1]
+                score, threshold = record.highest[row][column], thresholds[column]
+                key = image, record.site, record.sigma, category
+                line = self._lines.get(key)
+                if line is None:
+                    line = self._lines[key] = Line(threshold)
+                if score >= line.score:
+                    line.score, line.token, line.grid = score, places[row][column], record.grid
+                line.fired = line.fired or score > threshold
+                line.tokens = reading.scores.shape[1]
+                if opened is not None:
+                    line.open = max(line.open, opened[row][column])
+                shows = shows or (score > 0 and score >= NAMED_FROM * (score + threshold))
+        if shows:
+            self._count(record)
+        if record.grid is not None:
+            self._warm(record)
+
+    def _count(self, record: FiringRecord) -> None:
         visit = record.site, record.sigma, record.images, record.categories
-        counts = reading.counts.cpu()
+        counts = record.reading.counts
         if visit in self._latents and self._latents[visit].counts.shape == counts.shape:
             counts = counts.maximum(self._latents[visit].counts)
-        self._latents[visit] = _Latents(record.latents, reading.members, counts)
-        if record.grid is not None:
+        self._latents[visit] = _Latents(record.latents, record.reading.members, counts)
+
+    def _warm(self, record: FiringRecord) -> None:
+        assert record.grid is not None
+        scores = record.reading.scores.detach()
+        key = record.site, record.images, record.categories
+        known = self._heat.get(key)
+        if known is None or known.scores.shape != scores.shape:
             self._grid[record.site] = record.grid
-            key = record.site, record.images, record.categories
-            known = self._heat.get(key)
-            self._heat[key] = (
-                severity if known is None or known.shape != severity.shape else known.maximum(severity)
-            )
+            self._heat[key] = _Heat(scores.clone(), record.thresholds)
+        else:
+            torch.maximum(known.scores, scores, out=known.scores)
 
     def categories(self) -> tuple[str, ...]:
         """The categories that were watched."""
-        self._settle()
         return tuple(dict.fromkeys(category for _, _, _, category in self._lines))
 
     def severity(self, image: int, category: str | None = None) -> float:
@@ -150,9 +160,10 @@ class FiringLog:
 
     def heat(self, image: int, category: str | None = None) -> Tensor | None:
         """The highest severity (H, W) over image sites and noise levels; None where no image site was watched."""
-        self._settle()
         maps = [
-            heat[row, :, column].view(self._grid[site])
+            _severity(heat.scores[row, :, column].float().cpu(), heat.thresholds[column].float().cpu()).view(
+                self._grid[site]
+            )
             for (site, images, names), heat in self._heat.items()
             for row, of in enumerate(images)
             for column, name in enumerate(names)
@@ -196,24 +207,28 @@ class FiringLog:
                 held = kept.members[names.index(category)].cpu()
                 for row, of in enumerate(images):
                     if of == image:
-                        counts: list[int] = (kept.counts[row] * held).tolist()
+                        counts: list[int] = (kept.counts[row].cpu() * held).tolist()
                         found |= Counter(dict(zip(kept.numbers, counts, strict=True)))
         return found
 
     @property
     def is_empty(self) -> bool:
         """Whether no site was watched at all."""
-        return not self._lines and not self._pending
+        return not self._lines
 
     def _of(self, image: int, category: str | None) -> list[tuple[Site, float, str, Line]]:
         """The lines of a picture: by site in forward order, then from noise to picture."""
-        self._settle()
         found = [
             (site, sigma, name, line)
             for (of, site, sigma, name), line in self._lines.items()
             if of == image and category in (None, name)
         ]
         return sorted(found, key=lambda line: (line[0].depth, -line[1], line[2]))
+
+
+def _severity(scores: Tensor, threshold: Tensor) -> Tensor:
+    """s / (s + τ) of scores in any shape; 0 where nothing fires."""
+    return (scores / (scores + threshold)).where(scores > 0, 0.0)
 
 
 def _place(line: Line) -> str:

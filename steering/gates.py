@@ -10,7 +10,6 @@ A latent acts where it fires and any chosen category that holds it is open.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,24 +40,14 @@ class Reading(NamedTuple):
     """(R, L, C)"""
     highest: Tensor
     """(R, C) scores."""
+    place: Tensor
+    """(R, C) the token of each."""
     thresholds: Tensor
     """(C) of the kind."""
     codes: Tensor
     """(R, L, S)"""
     members: Tensor
     """(C, S) bool"""
-
-    def verdict(self, thresholds: Sequence[float]) -> tuple[bool, bool]:
-        """Whether all scores are finite, and whether any gate is open. Waits for the device, once.
-
-        Args:
-            thresholds: the same (C) as numbers.
-        """
-        highest: list[list[float]] = self.highest.tolist()
-        is_finite = all(math.isfinite(score) for row in highest for score in row)
-        if self.kind is GateKind.ALWAYS:
-            return is_finite, bool(self.open.any())
-        return is_finite, any(score > least for row in highest for score, least in zip(row, thresholds))
 
     @property
     def open(self) -> Tensor:
@@ -135,12 +124,15 @@ class Gate:
         """Scores the codes z (R, L, S)."""
         moved = self._like(z)
         scores = z @ moved.weights  # (R, L, C)
-        # In amax a NaN is above all.
-        return Reading(self.kind, scores, scores.amax(1), moved.thresholds, z, self.members)
+        highest, place = scores.max(1)  # a NaN is above all
+        return Reading(self.kind, scores, highest, place, moved.thresholds, z, self.members)
 
-    def verdict(self, reading: Reading) -> tuple[bool, bool]:
-        """Whether all scores of a reading are finite, and whether any gate is open. Waits for the device, once."""
-        return reading.verdict(self._like(reading.codes).limits)
+    def is_open(self, reading: Reading, highest: list[list[float]]) -> bool:
+        """Whether any gate is open, by a reading and its highest scores as numbers."""
+        if self.kind is GateKind.ALWAYS:
+            return bool(reading.open.any())
+        limits = self._like(reading.codes).limits
+        return any(score > limit for row in highest for score, limit in zip(row, limits))
 
     def _like(self, z: Tensor) -> _Moved:
         """The numbers for codes like z."""

@@ -128,8 +128,9 @@ class Gated:
         reading = self.gate.read(z)
         # A token that is not finite has no finite pre-activation, nor any finite score: even a latent that does not
         # fire makes a NaN of it.
-        is_finite, is_open = self.gate.verdict(reading)
-        step.require_finite(is_finite)
+        highest: list[list[float]] = reading.highest.tolist()  # waits for the device
+        step.require_finite(all(math.isfinite(score) for row in highest for score in row))
+        is_open = self.gate.is_open(reading, highest)
         if step.observe is not None:
             step.observe(
                 FiringRecord(
@@ -141,6 +142,8 @@ class Gated:
                     thresholds=self.gate.image,
                     latents=self.latents.latents,
                     reading=reading,
+                    highest=highest,
+                    is_open=is_open,
                 )
             )
         if self.strength == 0 or not is_open:

@@ -111,7 +111,7 @@ class SelectedLatents(nn.Module):
             if self.rule.competing:
                 return self._competing(x.flatten(0, -2), rows).unflatten(0, x.shape[:-1])
             bias, threshold = self.encoder_bias.to(x), self.threshold.to(x)
-            return kernels.encode_selected(x, rows[self.columns], bias[self.columns], threshold[self.columns])
+            return kernels.encode_selected(x, self._own(rows), self._own(bias), self._own(threshold))
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """p (..., S) of activations x (..., d), before the activation decides what fires."""
@@ -146,6 +146,10 @@ class SelectedLatents(nn.Module):
         """Lends d^t_f, the adapted decoder's rows (S, d)."""
         with self.borrow(self.require_adapted(), like) as rows:
             yield rows[self.columns]
+
+    def _own(self, loaded: Tensor) -> Tensor:
+        """The selected of all that is loaded."""
+        return loaded if isinstance(self.columns, slice) else loaded[self.columns]
 
     def _seen(self, x: Tensor) -> Tensor:
         """Activations (..., d) as the autoencoder sees them."""

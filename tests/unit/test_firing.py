@@ -30,7 +30,7 @@ def record(
     reading = Reading(
         GateKind.TOKEN,
         values,
-        values.amax(1),
+        *values.max(1),
         torch.ones(2),
         codes=fired.float().expand(len(scores), -1, -1),
         members=torch.tensor([[True, True, False], [False, True, True]]),
@@ -44,6 +44,8 @@ def record(
         thresholds=torch.tensor([2.0, 0.0]),
         latents=(10, 11, 12),
         reading=reading,
+        highest=values.amax(1).tolist(),
+        is_open=bool((values > 1).any()),
     )
 
 
@@ -151,7 +153,7 @@ def test_a_hundred_visits_cost_no_more_than_one() -> None:
     for _ in range(100):
         log.add(record(flat(p0=1.0)))
     assert len(log.table(0)) == 3
-    assert sum(heat.numel() for heat in log._heat.values()) == 12
+    assert sum(heat.scores.numel() for heat in log._heat.values()) == 12
 
 
 def test_text_sites_have_no_heat_map() -> None:
