@@ -13,6 +13,7 @@ from typing import Any
 
 from .results import OUT
 from .safedig import tables as transfer
+from .transfer import tables as directions
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/figures.md")
@@ -131,6 +132,10 @@ TABLES = {
     "attacks": transfer.attacks,
     "routing": transfer.routing,
     "differences": transfer.differences,
+    "used": directions.used,
+    "selective": directions.selective,
+    "anchors": directions.anchors,
+    "names": directions.names,
 }
 
 

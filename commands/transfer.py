@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--benign", type=Path, help="benign prompts to calibrate gates by (default: the anchors)"
     )
     how.add_argument("--quantile", type=float, default=0.99, help="of benign prompts with closed gates")
+    how.add_argument(
+        "--joint", action="store_true", help="the quantile is of prompts on which no category's gate opens"
+    )
     how.add_argument("--floor", type=float, default=0.1, help="least R² above that of shuffled pairs")
     how.add_argument("--seed", type=int, default=0, help="of which anchors are held out")
     about = parser.add_argument_group("what the bundle says")
@@ -90,8 +93,9 @@ def _run(arguments: argparse.Namespace) -> None:
         carried = transport(found.directions, fitted)
         with shown("gates") as progress:
             carried = calibrate(
-                carried, target.steered(), None, benign, quantile=arguments.quantile, progress=progress
-            )
+                carried, target.steered(), None, benign,
+                quantile=arguments.quantile, joint=arguments.joint, progress=progress,
+            )  # fmt: skip
         print(gates_report(carried))
     save_directions(
         arguments.to,
@@ -107,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> None:
             "ridge": fitted.quality.ridge,
             "seed": arguments.seed,
             "quantile": arguments.quantile,
+            "joint": arguments.joint,
         },
         replace=arguments.replace,
     )

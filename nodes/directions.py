@@ -267,6 +267,13 @@ def _gates(between: list[Any]) -> list[Any]:
             tooltip="Benign prompts as you write them, to calibrate the gates by; the more like yours, the better. "
             + BENIGN_TIP,
         ),
+        io.Boolean.Input(
+            "joint",
+            default=False,
+            optional=True,
+            tooltip="Set all categories' gates together: the quantile is then of the benign texts on which none of "
+            "them opens. Off: of each category, so that several open more often than one.",
+        ),
     ]
 
 
@@ -311,10 +318,11 @@ class TransferDirectionNode(io.ComfyNode):
         target: HiddenStates,
         quantile: float,
         benign: Any = None,
+        joint: bool = False,
     ) -> io.NodeOutput:
         from ..training.directions import transport
 
-        return _calibrated(cls, transport(direction, alignment), target, quantile, benign)
+        return _calibrated(cls, transport(direction, alignment), target, quantile, benign, joint)
 
 
 class CalibrateDirectionNode(io.ComfyNode):
@@ -343,13 +351,23 @@ class CalibrateDirectionNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, direction: DirectionSet, target: HiddenStates, quantile: float, benign: Any = None
+        cls,
+        direction: DirectionSet,
+        target: HiddenStates,
+        quantile: float,
+        benign: Any = None,
+        joint: bool = False,
     ) -> io.NodeOutput:
-        return _calibrated(cls, direction, target, quantile, benign)
+        return _calibrated(cls, direction, target, quantile, benign, joint)
 
 
 def _calibrated(
-    node: type[io.ComfyNode], directions: DirectionSet, target: HiddenStates, quantile: float, benign: Any
+    node: type[io.ComfyNode],
+    directions: DirectionSet,
+    target: HiddenStates,
+    quantile: float,
+    benign: Any,
+    joint: bool,
 ) -> io.NodeOutput:
     from ..host.encoder_states import TextSlot
     from ..training.directions import calibrate
@@ -357,7 +375,15 @@ def _calibrated(
 
     looked_at = target.steered() if isinstance(target, TextSlot) else target
     layer = directions.about.encoder.layer
-    found = calibrate(directions, looked_at, layer, _benign(benign), quantile=quantile, progress=_progress())
+    found = calibrate(
+        directions,
+        looked_at,
+        layer,
+        _benign(benign),
+        quantile=quantile,
+        joint=joint,
+        progress=_progress(),
+    )
     report = gates_report(found)
     show_text(node, report)
     return io.NodeOutput(found, report)

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steerdit.steering.directions import DirectionSet
 from steerdit.steering.errors import SteeringError
@@ -22,7 +24,7 @@ from steerdit.training.directions.align import (
 from steerdit.training.directions.estimate import estimate_directions, pair_means
 from steerdit.training.directions.layers import best_layer, choose_layer, score_layers
 from steerdit.training.directions.maps import Network
-from steerdit.training.directions.transport import calibrate, transport
+from steerdit.training.directions.transport import calibrate, joint_thresholds, transport
 
 from .encoders import LATENT, Toy, benign, pairs
 
@@ -188,6 +190,36 @@ def test_gates_open_for_one_benign_text_in_a_hundred(native: DirectionSet) -> No
     assert [bool(calibrated.open(s[None])[0, i]) for i, s in enumerate(scores)] == [True, True]
     strict = calibrate(native, TARGET, None, anchors, quantile=1.0)
     assert all(one.false_positive and one.false_positive.value == 0 for one in strict.about.directions)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 60), st.integers(1, 5), st.floats(0.5, 1.0), st.integers(0, 1000))
+def test_joint_thresholds_let_as_many_rows_pass_as_they_may(
+    n: int, c: int, quantile: float, seed: int
+) -> None:
+    scores = torch.randn(n, c, generator=torch.Generator().manual_seed(seed)).round(decimals=1)  # with ties
+    most = (1 - quantile) * n + 1e-9
+
+    def passing(rank: int) -> int:
+        return int((scores > scores.sort(0, descending=True).values[rank]).any(1).sum())
+
+    found = joint_thresholds(scores, quantile)
+    allowed = [rank for rank in range(n) if all(passing(r) <= most for r in range(rank + 1))]
+    assert torch.equal(found, scores.double().sort(0, descending=True).values[allowed[-1]])
+
+
+def test_gates_open_jointly_for_one_benign_text_in_fifty(native: DirectionSet) -> None:
+    anchors = benign(500)
+    calibrated = calibrate(native, TARGET, None, anchors, quantile=0.98, joint=True)
+    categories = calibrated.only([name for name in calibrated.names if name != "global"])
+    opened = [
+        bool(categories.open(categories.scores(states)).any())
+        for states in TARGET.states(anchors.texts, (None,))
+    ]
+    assert 0.01 <= sum(opened) / len(opened) <= 0.02
+    alone = calibrate(native, TARGET, None, anchors, quantile=0.98)
+    assert bool((calibrated.thresholds >= alone.thresholds).all())
+    assert "global" not in alone.names or calibrated.thresholds[-1] == alone.thresholds[-1]
 
 
 def test_gates_are_calibrated_by_the_directions_own_encoder(native: DirectionSet) -> None:

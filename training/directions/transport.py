@@ -3,7 +3,8 @@
     ṽ = T(v) by the map's linear part, or mean_i [T(h_i + v) − T(h_i)] for a network      (2606.05290)
     v_t = β ‖v‖ ṽ / ‖ṽ‖,    β = median ‖h_t‖ / median ‖h_s‖ over centred anchors
 
-A gate's threshold τ_c is a high quantile of its score (steering/directions.py) over benign texts (ours).
+A gate's threshold τ_c is a high quantile of its score (steering/directions.py) over benign texts (ours): each
+category's own, or jointly such that the share of benign texts on which any category's gate opens is what is left.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ...evaluation.rates import wilson
 from ...steering.directions import DirectionSet
 from ...steering.errors import SteeringError
 from ...steering.formats.categories import RateRecord
-from ...steering.formats.directions import Alignment, Anchors, DirectionSite
+from ...steering.formats.directions import GLOBAL, Alignment, Anchors, DirectionSite
 from .align import FittedMap
 from .anchors import Benign
 from .sources import HiddenStates, Layer, Progress, require_layers
@@ -65,9 +66,13 @@ def calibrate(
     benign: Benign,
     *,
     quantile: float = QUANTILE,
+    joint: bool = False,
     progress: Progress | None = None,
 ) -> DirectionSet:
     """Sets the mean of benign tokens and each category's threshold: the quantile of its score over benign texts.
+
+    ``joint``: the quantile is of the texts that open no gate of any category, whose thresholds are raised alike. The
+    global direction, which acts alone, keeps its own.
 
     Prompts as people write them serve better than single phrases, for a gate looks at the highest score of any token
     and longer texts have more of these. The share of the very texts that stays above is stored with it.
@@ -99,7 +104,11 @@ def calibrate(
     mean = torch.cat(tokens).double().mean(0).float()
     centred = replace(directions, mean=mean)
     scores = torch.stack([centred.scores(states).amax(0) for states in tokens])  # (n, C)
-    thresholds = torch.quantile(scores.double(), quantile, dim=0).clamp(0.0, 1.0)
+    thresholds = torch.quantile(scores.double(), quantile, dim=0)
+    if joint:
+        together = [i for i, name in enumerate(centred.names) if name != GLOBAL]
+        thresholds[together] = joint_thresholds(scores[:, together], quantile)
+    thresholds = thresholds.clamp(0.0, 1.0)
     rates = [
         wilson(int((column > tau).sum()), len(tokens)) for column, tau in zip(scores.T.double(), thresholds)
     ]
@@ -109,6 +118,19 @@ def calibrate(
     )
     about = replace(directions.about, directions=calibrated, benign=Anchors(benign.sha256, len(benign)))
     return replace(centred, about=about)
+
+
+def joint_thresholds(scores: Tensor, quantile: float) -> Tensor:
+    """Scores (n, C) → thresholds (C), each the score of the same rank, that at least ``quantile`` of rows pass none of.
+
+    The lowest such ranks are taken.
+    """
+    falling = scores.double().sort(dim=0, descending=True).values
+    most = (1 - quantile) * len(scores) + 1e-9
+    rank = 0
+    while rank + 1 < len(scores) and int((scores > falling[rank + 1]).any(1).sum()) <= most:
+        rank += 1
+    return falling[rank]
 
 
 def _carried(v: Tensor, fitted: FittedMap, name: str) -> Tensor:
