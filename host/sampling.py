@@ -119,11 +119,14 @@ def sample_prompts(
     batch: int = 16,
     announce: list[int] | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
+    references: Sequence[Tensor] = (),
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Generates a latent for each prompt and seed → (numbers of the prompts, latents (b, C, H, W)), batch by batch.
 
     ``announce`` is filled with the numbers of a batch before it is sampled, for who records by picture. ``watch`` hears
-    at each step its number and the clean latents (b, C, H, W) that the model predicts there.
+    at each step its number and the clean latents (b, C, H, W) that the model predicts there. ``references``: for models
+    that edit, what each prompt is to edit: a latent (C, H, W) each, as a VAE gives it, all of one size; the negative
+    prompt sees it too, as behind *Set Reference Latent*.
     """
 
     def heard(step: int, clean: Tensor, noisy: Tensor, steps: int) -> None:
@@ -135,12 +138,14 @@ def sample_prompts(
         if announce is not None:
             announce[:] = numbers
         positive = torch.cat([encoded[i][0] for i in numbers]), torch.cat([encoded[i][1] for i in numbers])
-        guidance = {} if sampling.guidance is None else {"guidance": sampling.guidance}
+        extra: dict[str, Any] = {} if sampling.guidance is None else {"guidance": sampling.guidance}
+        if references:
+            extra["reference_latents"] = [torch.stack([references[i] for i in numbers])]
         start = noise([seeds[i] for i in numbers], sampling)
         latents = comfy.sample.sample(
             model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler,
-            [[positive[0], {"pooled_output": positive[1], **guidance}]],
-            [[negative[0], {"pooled_output": negative[1], **guidance}]],
+            [[positive[0], {"pooled_output": positive[1], **extra}]],
+            [[negative[0], {"pooled_output": negative[1], **extra}]],
             torch.zeros_like(start), callback=heard, disable_pbar=True, seed=seeds[numbers[0]],
         )  # fmt: skip
         yield numbers, latents

@@ -1,6 +1,7 @@
 """Draws and trains the world again, from seeds: ``nox -s world``. Hours on one core; every part resumes.
 
 python -m steerdit.benchmarks.emoji_scenes [--folder .nox/world] [--begin WEIGHTS] [--architecture flux | sd3] [--ship]
+python -m steerdit.benchmarks.emoji_scenes --editing [--folder .nox/world] [--ship]
 """
 
 from __future__ import annotations
@@ -8,34 +9,39 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import weights
 from .codec import LinearCodec
 from .dataset import make_shard, pictures
+from .editing.dataset import make_shard as make_triples
+from .editing.difference import pack
 from .icons import icons
 from .scenes import Layout, SceneSource
 from .text import TextEncoder, pooled
-from .train_generator import COURSE, COURSES, export
+from .train_generator import COURSE, COURSES, EDITING, export
 from .train_generator import train as train_generator
 from .train_oracle import train as train_oracle
 
 SHARDS, SHARD = 24, 2000
+TRIPLES = 16  # shards of what teaches editing
 CODEC_SEEDS = range(10_000_000, 10_000_600)
 
 
-def draw(folder: Path, layout: Layout, codec: Path) -> None:
+def draw(folder: Path, layout: Layout, codec: Path, make: Callable[..., None] = make_shard) -> None:
     """Draw the shards of a layout that are not there yet; the codec is fitted to pictures of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     source, text = SceneSource(icons(), layout=layout), TextEncoder()
     if not codec.exists():
         LinearCodec.fit(pictures(source, CODEC_SEEDS)[0].float() / 255).save(codec)
-    for i in range(SHARDS):
+    for i in range(SHARDS if make is make_shard else TRIPLES):
         shard = folder / f"shard-{i:04}.safetensors"
         if not shard.exists():
-            make_shard(shard, source, LinearCodec.load(codec), text, range(i * SHARD, (i + 1) * SHARD))
+            make(shard, source, LinearCodec.load(codec), text, range(i * SHARD, (i + 1) * SHARD))
             print(f"drew {shard.name} of {layout}", flush=True)
 
 
@@ -58,6 +64,11 @@ def main() -> None:
         default="flux",
         help="of the generator; sd3 is made beside the world of flux, with its codec and its oracle",
     )
+    ask.add_argument(
+        "--editing",
+        action="store_true",
+        help="teach the generator that is there to edit; all else stays as it is",
+    )
     ask.add_argument("--ship", action="store_true", help="copy the weights into the repository")
     args = ask.parse_args()
     torch.set_num_threads(1)
@@ -66,6 +77,11 @@ def main() -> None:
     codec = made / weights.FILES["codec"]
     states, lengths = TextEncoder()([""])
     empty = states[0], pooled(states, lengths)[0]
+    if args.editing:
+        teach_editing(args.folder / "editing", made, empty)
+        if args.ship:
+            weights.ship(made, "editing")
+        return
     (config, lessons), checkpoint, flux = COURSES[args.architecture], args.begin, args.architecture == "flux"
     if args.begin is not None:
         lessons = lessons[-1:]
@@ -85,6 +101,15 @@ def main() -> None:
     if args.ship:
         weights.ship(made)
     print(f"the world's weights are in {made}")
+
+
+def teach_editing(folder: Path, made: Path, empty: tuple[Tensor, Tensor]) -> None:
+    """Train the world's generator on triples, and write what that adds to its weights."""
+    draw(folder, EDITING.layout, weights.path("codec"), make_triples)
+    editor, difference = folder / weights.EDITOR, made / weights.FILES["editing"]
+    export(train_generator(folder, empty, EDITING, weights.path("generator")), editor)
+    pack(weights.path("generator"), editor, difference)
+    print(f"what editing adds to the generator is in {difference}")
 
 
 def judge_and_bundle(made: Path, folder: Path, layout: Layout, codec: LinearCodec) -> None:

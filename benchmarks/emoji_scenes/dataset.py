@@ -53,9 +53,8 @@ def pictures(source: SceneSource, seeds: range) -> tuple[Tensor, list[Scene]]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), scenes
 
 
-def make_shard(path: Path, source: SceneSource, codec: LinearCodec, text: TextEncoder, seeds: range) -> None:
-    images, scenes = pictures(source, seeds)
-    captions = [scene.caption for scene in scenes]
+def encoded(text: TextEncoder, captions: list[str]) -> dict[str, Tensor]:
+    """What a shard holds of its captions: "states" (B, TOKENS, 384), "lengths" (B,) and "pooled" (B, 384)."""
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))  # less padding within a batch
     states, lengths, pools = (
         torch.zeros(len(captions), TOKENS, 384, dtype=torch.float16),
@@ -67,14 +66,17 @@ def make_shard(path: Path, source: SceneSource, codec: LinearCodec, text: TextEn
         s, n = text([captions[i] for i in rows])
         pools[rows], kept = pooled(s, n), min(s.shape[1], TOKENS)
         states[rows, :kept], lengths[rows] = s[:, :kept].half(), n.clamp_max(TOKENS).int()
+    return {"states": states, "lengths": lengths, "pooled": pools.half()}
+
+
+def make_shard(path: Path, source: SceneSource, codec: LinearCodec, text: TextEncoder, seeds: range) -> None:
+    images, scenes = pictures(source, seeds)
     partial = path.with_suffix(".part")
     save_file(
         {
             "latents": codec.encode(images.float() / 255).half().contiguous(),
-            "states": states,
-            "lengths": lengths,
-            "pooled": pools.half(),
             "parts": torch.from_numpy(np.stack([parts(scene) for scene in scenes])),
+            **encoded(text, [scene.caption for scene in scenes]),
         },
         partial,
     )
@@ -88,6 +90,8 @@ class Batch:
     lengths: Tensor  # (B,)
     pooled: Tensor  # (B, 384)
     parts: Tensor  # (B, 64, 3)
+    references: tuple[Tensor, ...] = ()  # what is to be edited, each (B, 16, 16, 16)
+    reference_parts: tuple[Tensor, ...] = ()  # each (B, 64, 3)
 
 
 class Shards:
@@ -114,4 +118,6 @@ class Shards:
             d["lengths"][rows],
             d["pooled"][rows].float(),
             d["parts"][rows].long(),
+            (d["references"][rows].float(),) if "references" in d else (),
+            (d["reference_parts"][rows].long(),) if "references" in d else (),
         )

@@ -85,6 +85,31 @@ def rotate(x: Tensor, pe: Tensor) -> Tensor:
     )
 
 
+def token_ids(grid: tuple[int, int], *references: tuple[int, int]) -> Tensor:
+    """Positions (L, 3) of a picture's tokens and, behind them, of its references' (the host's method "offset").
+
+    References have 1 on the first axis; each lies beside or below the ones before, whichever keeps the whole squarer.
+
+    Args:
+        grid: height and width of the picture, in tokens.
+        references: theirs in latents, which are two to a token, as the host counts them.
+    """
+    parts, below, beside = [_grid(0, *grid)], 0, 0
+    for height, width in references:
+        top, left = (0, beside) if height + below > width + beside else (below, 0)
+        part = _grid(1, height // 2, width // 2)
+        part[:, 1] += (top + 1) // 2
+        part[:, 2] += (left + 1) // 2
+        parts.append(part)
+        below, beside = max(below, height + top), max(beside, width + left)
+    return torch.cat(parts)
+
+
+def _grid(index: int, height: int, width: int) -> Tensor:
+    at = [torch.full((height * width,), index), torch.arange(height).repeat_interleave(width)]
+    return torch.stack([*at, torch.arange(width).repeat(height)], 1).float()
+
+
 class Norm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -225,24 +250,36 @@ class Generator(VelocityModel):
             nn.init.zeros_(lin.weight)
 
     def with_image(
-        self, x: Tensor, t: Tensor, context: Tensor, y: Tensor, lengths: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        y: Tensor,
+        lengths: Tensor | None = None,
+        *references: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The velocity, and the image stream behind the double blocks."""
+        """The velocity, and the image stream behind the double blocks.
+
+        Args:
+            references: latents (B, 16, h', w') to be edited: their tokens follow those of ``x``, as in FLUX.1 Kontext.
+        """
         h, w, text = x.shape[-2] // 2, x.shape[-1] // 2, context.shape[1]
-        img = self.img_in(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2))
+        patches = [rearrange(z, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2) for z in (x, *references)]
+        img = self.img_in(torch.cat(patches, 1))
         txt, vec = self.txt_in(context), self.time_in(time_embedding(t)) + self.vector_in(y)
-        ids = torch.zeros(text + h * w, 3)
-        ids[text:, 1], ids[text:, 2] = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+        ids = torch.cat([torch.zeros(text, 3), token_ids((h, w), *(z.shape[-2:] for z in references))])
         pe, mask = rotary(ids), None
         if lengths is not None:  # padded text tokens are not attended to
             padded = torch.arange(text)[None] >= lengths[:, None]
-            mask = F.pad(torch.zeros(padded.shape).masked_fill(padded, -1e4), (0, h * w))[:, None, None]
+            mask = F.pad(torch.zeros(padded.shape).masked_fill(padded, -1e4), (0, img.shape[1]))[
+                :, None, None
+            ]
         for double in self.double_blocks:
             img, txt = double(img, txt, vec, pe, mask)
         joint = torch.cat([txt, img], 1)
         for single in self.single_blocks:
             joint = single(joint, vec, pe, mask)
-        out = self.final_layer(joint[:, text:], vec)
+        out = self.final_layer(joint[:, text : text + h * w], vec)
         return rearrange(out, "b (h w) (c p q) -> b c (h p) (w q)", h=h, p=2, q=2), img
 
 

@@ -137,3 +137,8 @@ class LatentCodec:
 def generator(architecture: str = "flux", path: Path | None = None) -> Any:
     """A generator through the host's own loader (the code behind *Load Diffusion Model*) → its ModelPatcher."""
     return comfy.sd.load_diffusion_model(str(path or weights.path(weights.GENERATORS[architecture])))
+
+
+def editor() -> Any:
+    """The generator that edits what *Set Reference Latent* gives it."""
+    return generator(path=weights.editor())

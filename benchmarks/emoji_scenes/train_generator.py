@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .dataset import PARTS, Shards
+from .dataset import PARTS, Batch, Shards
 from .generator import GeneratorConfig
 from .generator_sd3 import SD3Config
 from .scenes import FINE, PAIRS, Layout
 
 RATE, WARMUP, DROP, DECAY = 2e-3, 200, 0.1, 0.999
+CHANGED = 3.0
 NAMING = 0.05  # weight of naming what each token shows, beside the velocity
 
 
@@ -38,6 +39,7 @@ COURSE = (
 )
 
 
+EDITING = Lesson(PAIRS, 0.4, 4500, 4500, 0.4)  # what the finished generator learns next, from triples
 Config = GeneratorConfig | SD3Config
 COURSES: dict[str, tuple[Config, tuple[Lesson, ...]]] = {
     "flux": (GeneratorConfig(), COURSE),
@@ -105,13 +107,16 @@ def train(
         for o, peak in zip(optimizers, peaks):
             o.param_groups[0]["lr"] = lesson.peak * peak * rate(step, lesson.steps)
         with torch.autocast("cpu", torch.bfloat16):
-            velocity, image = forward((1 - at) * batch.latents + at * noise, t, context, y, lengths)
-        loss = (velocity.float() - (noise - batch.latents)).square().mean()
+            noisy = (1 - at) * batch.latents + at * noise
+            velocity, image = forward(noisy, t, context, y, lengths, *batch.references)
+        missed_by = (velocity.float() - (noise - batch.latents)).square()
+        loss = (missed_by * weights_of(batch)).mean()
         # A small model left to the velocity alone is slow to learn that the tokens of a thing must agree on where it
         # lies: they are made to say which piece of what they are. The heads are thrown away.
+        told = torch.cat([batch.parts, *batch.reference_parts], 1)
         named = torch.stack(
             [
-                F.cross_entropy(head(image.float()).flatten(0, 1), batch.parts[..., i].flatten())
+                F.cross_entropy(head(image.float()).flatten(0, 1), told[..., i].flatten())
                 for i, head in enumerate(naming)
             ]
         ).sum()
@@ -146,6 +151,15 @@ def train(
             )
             partial.replace(checkpoint)
     return checkpoint
+
+
+def weights_of(batch: Batch) -> Tensor | float:
+    """What an error counts, (B, 1, 16, 16): 1, and where an edit changes its reference, which is little, CHANGED."""
+    if not batch.references:
+        return 1.0
+    apart = (batch.latents - batch.references[0]).abs().amax(1, keepdim=True) > 0.05
+    changed = F.max_pool2d(apart.float(), 2).repeat_interleave(2, 2).repeat_interleave(2, 3)  # whole tokens
+    return 1 + (CHANGED - 1) * changed
 
 
 def is_hidden(name: str) -> bool:
