@@ -9,10 +9,19 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
+from ..errors import SteeringError
+from ..finite import all_finite
 from ..schedules import Schedule
 from ..sites import Site
+from .given import given_mask, require_masks
+from .groups import Flow, Group, Weights, groups_of
+from .localise import GENERATION, Selection, around, localise, marks_everything
+from .noise import mixed, noise_seed, root_mean_square
+from .restrict import Way, restricted
+from .score import Detector
 from .step import Attend, FlowRecord, FlowState, FlowStep, Region
 
 __all__ = [
@@ -22,14 +31,19 @@ __all__ = [
     "FlowState",
     "FlowStep",
     "Memory",
+    "Noise",
     "Region",
     "RestrictFlow",
+    "Way",
     "Weights",
 ]
 
+STARTUP = Schedule(0.0, 0.36)
+"""t >= 850 of 1000, where FLUX.1-dev's own schedule for 1024 × 1024 is: 11 of 28 steps."""
+
 
 class Memory(str, Enum):
-    """What becomes of a picture's region when it is localised again."""
+    """What becomes of a picture's region when the picture is localised again."""
 
     FIRST = "first"
     """The first localisation holds: editing, where the mask is fixed at the first step."""
@@ -39,44 +53,112 @@ class Memory(str, Enum):
     """It grows."""
 
 
-class Flow(str, Enum):
-    """Which flow is restricted."""
-
-    CONTENT = "content"
-    """From everything outside the picture (text, references) to the marked patches: text-to-image."""
-    REFERENCE = "reference"
-    """From the references' patches at the marked places to text and picture: editing."""
-    BOTH = "both"
-
-
 @dataclass(frozen=True)
-class Weights:
-    """λ: what attention weights are multiplied by, before they are normalised again or not."""
+class Noise:
+    """What is mixed into the core's attention output in the start-up stage: (1 − α) out + α ε.
 
-    core: float = 0.2
-    ring: float = 0.4
-    safe: float = 1.05
-    """From marked patches to patches of the picture that are not marked."""
+    Raises:
+        SteeringError: α is not within 0 and 1.
+    """
+
+    alpha: float = 0.999
+    matched: bool = True
+    """ε has the size of the picture's own output; else it has unit variance, as the paper says."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise SteeringError(
+                "noise",
+                expected="a share from 0 to 1",
+                found=f"{self.alpha}",
+                remedy="Choose 0 for no noise, 0.999 for the paper's most.",
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class RestrictFlow:
     """One restriction, for all the sites at which it localises or restricts.
 
-    A plan holds the same object at each of those sites. Its own schedules decide what it does when; the plan's
-    schedule must cover both.
+    A plan holds the same object at each of those sites, with a schedule that covers its own two: `startup`, when it
+    localises and mixes in noise, and `active`, when it restricts. The mask comes from the detectors, or is given.
+
+    Raises:
+        SteeringError: neither or both of detectors and masks, detectors of other sizes, an empty mask.
     """
 
+    site: Site | None = None
+    """Where it localises."""
+    detectors: tuple[Detector, ...] = ()
+    """One for each concept; a picture's region is the union of what they find."""
+    masks: Tensor | None = None
+    """(M, H', W') bool, M being 1 or the number of pictures: given in place of what detectors find."""
     sites: frozenset[Site] | None = None
-    """Where it restricts; None is everywhere."""
-    startup: Schedule = Schedule(0.0, 0.36)
-    """When it localises (and mixes in noise); 0.36 is t >= 850 of 1000 on FLUX.1-dev's schedule at 1024 × 1024."""
-    active: Schedule = Schedule(0.0, 0.36)
-    """When it restricts."""
+    """Where it restricts; None is everywhere. Blocks before `site` have a mask from the second step on."""
+    selection: Selection = GENERATION
+    memory: Memory = Memory.UNION
+    flow: Flow = Flow.CONTENT
+    weights: Weights = Weights()
+    renormalise: bool = True
+    """Whether attention weights are normalised again after they are multiplied by λ."""
+    noise: Noise = Noise()
+    heads: tuple[int, ...] | None = None
+    """Which heads are restricted; None is all of them."""
+    startup: Schedule = STARTUP
+    active: Schedule = STARTUP
+    way: Way = Way.GROUPS
+
+    def __post_init__(self) -> None:
+        if (self.masks is None) == (not self.detectors) or (self.site is None) == bool(self.detectors):
+            raise SteeringError(
+                "Restrict Flow",
+                expected="either detectors and the attention site where they look, or masks",
+                found=f"{len(self.detectors)} detectors, {'no' if self.site is None else 'a'} site, "
+                f"{'no' if self.masks is None else 'some'} masks",
+                remedy="Connect a bundle with anchors, or a MASK.",
+            )
+        for site in (*(() if self.site is None else (self.site,)), *(self.sites or ())):
+            if not site.is_attention:
+                raise SteeringError(
+                    f"site {site}",
+                    expected="an attention site, such as single.10.attention",
+                    found=str(site),
+                    remedy="Choose sites that end with `.attention`.",
+                )
+        sizes = {detector.size for detector in self.detectors}
+        if len(sizes) > 1:
+            raise SteeringError(
+                f"anchors at {self.site}",
+                expected="anchors of one model",
+                found=" and ".join(f"{heads} heads of width {width}" for heads, width in sorted(sizes)),
+                remedy="Use anchors that were collected on the model that is steered.",
+            )
+        if self.masks is not None:
+            require_masks(self.masks)
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        return tuple(detector.concept for detector in self.detectors)
 
     def sites_among(self, available: Collection[Site]) -> tuple[Site, ...]:
-        """The attention sites at which this must be called: where it localises and where it restricts."""
-        raise NotImplementedError
+        """The attention sites at which this must be called, in the order of a forward pass.
+
+        Args:
+            available: the model's attention sites.
+
+        Raises:
+            SteeringError: the model lacks a site that is asked for.
+        """
+        wanted = set(available) if self.sites is None else set(self.sites)
+        wanted |= set() if self.site is None else {self.site}
+        missing = wanted - set(available)
+        if missing:
+            raise SteeringError(
+                ", ".join(map(str, sorted(missing))),
+                expected="an attention of this model",
+                found="no such place",
+                remedy="Use a bundle made for this model, or other sites.",
+            )
+        return tuple(sorted(wanted))
 
     def wants(
         self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float], state: FlowState
@@ -85,7 +167,11 @@ class RestrictFlow:
 
         True where it localises now, or where it restricts now and some picture has a region that is not empty.
         """
-        raise NotImplementedError
+        return self._localises(site, sigma, percent_to_sigma, state) or (
+            self._restricts(site)
+            and self.active.active(sigma, percent_to_sigma)
+            and (self.masks is not None or any(not region.is_empty for region in state.regions.values()))
+        )
 
     def __call__(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, step: FlowStep) -> Tensor:
         """The attention's output (R, L, h·d).
@@ -98,6 +184,181 @@ class RestrictFlow:
             The very tensor of `attend(q, k, v, step.mask)` where nothing is restricted.
 
         Raises:
-            SteeringError: anchors of another head count or width, scores that are not finite, a mask of another size.
+            SteeringError: anchors of another head count or width, heads that the model lacks, scores that are not
+                finite, a mask of another size, references asked for where there are none.
         """
-        raise NotImplementedError
+        step.require_shapes(q, k)
+        plain: Tensor | None = None
+        if self._localises(step.site, step.sigma, step.percent_to_sigma, step.state):
+            plain = attend(q, k, v, step.mask)
+            self._localise(plain, q.shape[1], step)
+        self._place_masks(step)
+        if not (self._restricts(step.site) and step.within(self.active)):
+            return attend(q, k, v, step.mask) if plain is None else plain
+        groups = [self._groups(image, q, step) for image in step.images]
+        noisy = [image for image in step.images if self._is_noisy(image, step)]
+        if not any(groups) and not noisy:
+            return attend(q, k, v, step.mask) if plain is None else plain
+        out = restricted(
+            attend,
+            q,
+            k,
+            v,
+            groups,
+            renormalise=self.renormalise,
+            mask=step.mask,
+            heads=self.heads,
+            plain=plain,
+            whole_calls=step.whole_calls,
+            way=self.way,
+        )
+        out = self._with_noise(out, q.shape[1], noisy, step) if noisy else out
+        if not all_finite(out):
+            raise SteeringError(
+                step.where,
+                expected=f"numbers that {out.dtype} can hold",
+                found="an overflow after the flow was restricted",
+                remedy="The model itself overflows here, or the weights are too large. Lower the weight of safe "
+                "neighbours, or run the model in bfloat16 or float32.",
+            )
+        return out
+
+    def _localises(
+        self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float], state: FlowState
+    ) -> bool:
+        return site == self.site and self.startup.active(sigma, percent_to_sigma)
+
+    def _restricts(self, site: Site) -> bool:
+        return self.sites is None or site in self.sites
+
+    def _localise(self, out: Tensor, heads: int, step: FlowStep) -> None:
+        """Looks at each row's picture and keeps its region."""
+        grid = step.layout.image
+        for detector in self.detectors:
+            detector.require(heads, out.shape[-1] // heads, step.where)
+        patches = out[:, grid.span]
+        scores = torch.stack([detector.score(patches) for detector in self.detectors], 1)  # (R, C, P)
+        scores = scores.float().cpu().unflatten(-1, grid.size)
+        step.require_finite(scores)
+        warnings: dict[str, None] = {}
+        for image, own in zip(step.images, scores):
+            found = [
+                localise(one, detector.threshold, self.selection)
+                for one, detector in zip(own, self.detectors)
+            ]
+            for region, detector in zip(found, self.detectors):
+                if marks_everything(region):
+                    warnings[
+                        f"The threshold {detector.threshold:g} of {detector.concept} marks the whole picture at "
+                        f"{step.where}: nothing safe is left that it could be told from. Calibrate the threshold."
+                    ] = None
+            self._keep(image, _union(found), step)
+        if step.observe is not None:
+            regions = tuple(step.state.regions[image] for image in step.images)
+            thresholds = torch.tensor([detector.threshold for detector in self.detectors])
+            step.observe(
+                FlowRecord(
+                    step.site,
+                    step.sigma,
+                    step.images,
+                    self.concepts,
+                    thresholds,
+                    scores,
+                    regions,
+                    tuple(warnings),
+                )
+            )
+
+    def _keep(self, image: int, region: Region, step: FlowStep) -> None:
+        known = step.state.regions.get(image)
+        if known is None or (self.memory is Memory.LATEST and not _same(known, region)):
+            step.state.keep(image, region)
+        elif self.memory is Memory.UNION:
+            _require_same_size(known, region)
+            joined = around(known.core | region.core, self.selection.ring)
+            if not _same(known, joined):
+                step.state.keep(image, joined)
+
+    def _place_masks(self, step: FlowStep) -> None:
+        """Given masks become regions when a picture is first met."""
+        if self.masks is None:
+            return
+        new = [image for image in dict.fromkeys(step.images) if image not in step.state.regions]
+        size = step.layout.image.size
+        for image in new:
+            step.state.keep(image, around(given_mask(self.masks, image, size), self.selection.ring))
+        if new and step.observe is not None:
+            regions = tuple(step.state.regions[image] for image in new)
+            nothing = torch.zeros(len(new), 0, *size)
+            step.observe(FlowRecord(step.site, step.sigma, tuple(new), (), torch.zeros(0), nothing, regions))
+
+    def _groups(self, image: int, q: Tensor, step: FlowStep) -> tuple[Group, ...]:
+        """The groups of a picture on q's device; made once for each layout."""
+        region = step.state.regions.get(image)
+        if region is None or region.is_empty:
+            return ()
+        if self.flow is Flow.REFERENCE and not step.layout.references:
+            raise SteeringError(
+                step.where,
+                expected="reference latents, whose flow is to be restricted",
+                found="none",
+                remedy="Connect a ReferenceLatent, or restrict the flow of content.",
+            )
+        _require_heads(self.heads, q.shape[1], step.where)
+        key = image, step.layout, q.shape[2], q.device
+        if key not in step.state.groups:
+            found = groups_of(step.layout, region, self.weights, self.flow, q.shape[2])
+            step.state.groups[key] = tuple(
+                Group(group.rows.to(q.device), group.weights.to(q.device)) for group in found
+            )
+        return step.state.groups[key]
+
+    def _is_noisy(self, image: int, step: FlowStep) -> bool:
+        region = step.state.regions.get(image)
+        return (
+            self.noise.alpha > 0 and region is not None and not region.is_empty and step.within(self.startup)
+        )
+
+    def _with_noise(self, out: Tensor, heads: int, images: Collection[int], step: FlowStep) -> Tensor:
+        """The output with noise in the core of these pictures, in a tensor of its own."""
+        new = out.clone()
+        for row, image in enumerate(step.images):
+            if image not in images:
+                continue
+            core = step.state.regions[image].core.flatten().nonzero()[:, 0]
+            rows = (step.layout.image.start + core).to(out.device)
+            seed = noise_seed(step.seed, image, step.site, step.sigma)
+            spread = root_mean_square(out[row, step.layout.image.span]) if self.noise.matched else 1.0
+            new[row, rows] = mixed(out[row], rows, self.noise.alpha, seed, spread, self.heads, heads)
+        return new
+
+
+def _union(regions: list[Region]) -> Region:
+    found = regions[0]
+    for region in regions[1:]:
+        found = found.joined(region)
+    return found
+
+
+def _same(one: Region, other: Region) -> bool:
+    return torch.equal(one.core, other.core) and torch.equal(one.ring, other.ring)
+
+
+def _require_same_size(known: Region, found: Region) -> None:
+    if known.size != found.size:
+        raise SteeringError(
+            "mask of what is restricted",
+            expected=f"pictures of {known.size[0]} × {known.size[1]} patches, as at the first visit",
+            found=f"{found.size[0]} × {found.size[1]}",
+            remedy="Sample whole pictures of one size in a run: areas and crops of a picture cannot be restricted.",
+        )
+
+
+def _require_heads(heads: tuple[int, ...] | None, count: int, where: str) -> None:
+    if heads is not None and not (heads and set(heads) <= set(range(count))):
+        raise SteeringError(
+            where,
+            expected=f"heads from 0 to {count - 1}",
+            found=", ".join(map(str, heads)) or "none",
+            remedy="Choose heads that the model has.",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from ..errors import SteeringError
 from ..schedules import Schedule
 from ..sites import Site
 from .layout import FlowLayout
+
+if TYPE_CHECKING:
+    from .groups import Group
 
 Attend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 """`attend(q, k, v, mask) -> out`: the attention that the host would use.
@@ -73,8 +76,10 @@ class FlowState:
 
     regions: dict[int, Region] = field(default_factory=dict[int, Region])
     """By picture, where it was localised."""
-    prepared: dict[object, object] = field(default_factory=dict[object, object])
-    """What the modifier computed from the regions; belongs to it alone."""
+    groups: dict[tuple[object, ...], tuple[Group, ...]] = field(
+        default_factory=dict[tuple[object, ...], "tuple[Group, ...]"], repr=False
+    )
+    """What the regions mean for one layout on one device; the first part of a key is the picture."""
 
     def mask(self, image: int) -> Tensor | None:
         """The picture's core (H, W) bool; None where it was never localised."""
@@ -84,7 +89,7 @@ class FlowState:
     def keep(self, image: int, region: Region) -> None:
         """From now on this is the picture's region."""
         self.regions[image] = region
-        self.prepared = {key: value for key, value in self.prepared.items() if key[0] != image}  # type: ignore[index]
+        self.groups = {key: groups for key, groups in self.groups.items() if key[0] != image}
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +149,12 @@ class FlowStep:
 
 class FlowModifier(Protocol):
     """What a plan may hold at an attention site: RestrictFlow, or whoever only watches."""
+
+    def wants(
+        self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float], state: FlowState
+    ) -> bool:
+        """Whether a visit could do anything; where not, the host asks for the attention as ever."""
+        ...
 
     def __call__(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, step: FlowStep) -> Tensor:
         """The attention's output (R, L, h·d); the very tensor of `attend(q, k, v, step.mask)` if nothing is changed."""

@@ -1,0 +1,59 @@
+"""Masks that are given, in place of what detectors find: of any resolution, brought onto the grid of the tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import SteeringError
+from .layout import onto
+
+
+def require_masks(masks: Tensor) -> None:
+    """Refuses what is no batch of masks (M, H, W) bool, and masks that mark nothing."""
+    if masks.ndim != 3 or masks.dtype != torch.bool or not masks.numel():
+        raise SteeringError(
+            "MASK",
+            expected="masks (M, H, W) of true and false",
+            found=f"a {masks.dtype} tensor of shape {list(masks.shape)}",
+            remedy="Connect a MASK of the picture.",
+        )
+    if not masks.any():
+        raise SteeringError(
+            "MASK",
+            expected="a mask that marks something",
+            found="an empty mask",
+            remedy="Mark what is to be restricted, or leave the node out.",
+        )
+
+
+def given_mask(masks: Tensor, image: int, size: tuple[int, int]) -> Tensor:
+    """The mask (H, W) of a picture, on the CPU.
+
+    Args:
+        masks: (M, H', W') bool; one of them serves all pictures.
+        image: the picture's number.
+        size: of its grid.
+
+    Raises:
+        SteeringError: there is none for the picture, or it has another shape.
+    """
+    if len(masks) > 1 and image >= len(masks):
+        raise SteeringError(
+            "MASK",
+            expected="one mask for all pictures, or one for each",
+            found=f"{len(masks)} masks and a picture number {image + 1}",
+            remedy="Give as many masks as pictures are made at once.",
+        )
+    mask = masks[image if len(masks) > 1 else 0].cpu()
+    (height, width), (rows, columns) = mask.shape, size
+    # Sizes are rounded up to whole patches, so the shapes may differ by up to one patch along either axis.
+    taller, wider = height * columns - width * rows, width * rows - height * columns
+    if taller > max(height, width) or wider > max(height, width):
+        raise SteeringError(
+            "MASK",
+            expected=f"a mask of the picture's shape, {columns} wide to {rows} high",
+            found=f"{width} × {height} pixels",
+            remedy="Bring the mask to the size of the picture that is made.",
+        )
+    return onto(mask, size)

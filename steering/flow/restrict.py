@@ -1,0 +1,188 @@
+"""Restricted attention, exactly, from ordinary attention calls: the L × L matrix is never built.
+
+With a_ij the softmax weights of query i, and λ_ij = λ_g(j) for all i of a group g (groups.py):
+
+    renormalised     out_i = Σ_j λ_ij a_ij v_j / Σ_j λ_ij a_ij     = attention with the bias log λ_g(j) on the scores
+    unrenormalised   out_i = Σ_j λ_ij a_ij v_j                     = attention with the values λ_g(j) v_j
+
+Two ways lead there. GROUPS asks each group's queries in a call of its own; a bias or a scaled V belongs to the whole
+group, so it is one row of L numbers. DIMENSIONS asks all queries at once and carries the bias in a few more head
+dimensions, q' = [q, 1_g], k' = [k, log λ_g], so that kernels without a mask keep working. After UVR (arXiv 2606.06875),
+whose weights these are; the two ways are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from .groups import Group
+from .step import Attend
+
+ALIGNED = 8
+"""Head widths are multiples of it: fused kernels ask for that."""
+CUT_OFF = -1000.0
+"""Stands for log 0 among head dimensions, where −∞ · 0 would be NaN; e to its power is 0 even in float64."""
+
+
+class Way(str, Enum):
+    """How restricted attention is computed. The result is the same, up to rounding."""
+
+    GROUPS = "groups"
+    DIMENSIONS = "dimensions"
+    """Only the renormalised form; the other falls back to groups."""
+
+
+def restricted(
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Sequence[Sequence[Group]],
+    *,
+    renormalise: bool = True,
+    mask: Tensor | None = None,
+    heads: Sequence[int] | None = None,
+    plain: Tensor | None = None,
+    whole_calls: bool = False,
+    way: Way = Way.GROUPS,
+) -> Tensor:
+    """The output of restricted attention (R, L, h·d).
+
+    Args:
+        attend: see `Attend`.
+        q, k, v: (R, h, L, d); k and v may have fewer heads, each for as many of q's.
+        groups: of each of the R rows, on q's device; none leaves the row as it is.
+        mask: the incoming one, (L, L), (R or 1, L or 1, L) or (R or 1, h or 1, L or 1, L), additive or bool.
+        heads: which are restricted; None is all of them.
+        plain: `attend(q, k, v, mask)`, where it was asked before.
+        whole_calls: all queries go through one call first, whatever is restricted.
+
+    Returns:
+        `plain`, or the very tensor of `attend(q, k, v, mask)`, where there are no groups; else a tensor of its own, in
+        which rows without groups have the bits of the plain call.
+    """
+    if not any(groups):
+        return attend(q, k, v, mask) if plain is None else plain
+    if way is Way.DIMENSIONS and renormalise and plain is None and all(groups):
+        return _widened(attend, q, k, v, groups, mask, heads)
+    length, width = q.shape[2], q.shape[3]
+    chosen = None if heads is None else list(heads)
+    if plain is None and all(groups) and not whole_calls and chosen is None:
+        out = q.new_empty(q.shape[0], length, q.shape[1] * width)
+        for row, own in enumerate(groups):
+            rest = _others(own, length, q.device)
+            if len(rest):
+                out[row, rest] = _part(attend, q, k, v, row, Group(rest, q.new_ones(0)), renormalise, mask)
+    else:
+        out = (attend(q, k, v, mask) if plain is None else plain).clone()
+    for row, own in enumerate(groups):
+        for group in own:
+            if chosen is None:
+                out[row, group.rows] = _part(attend, q, k, v, row, group, renormalise, mask)
+                continue
+            found = _part(
+                attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, group, renormalise,
+                mask if mask is None else _of_heads(mask, chosen),
+            )  # fmt: skip
+            by_head = out[row].view(length, q.shape[1], width)
+            by_head[group.rows[:, None], torch.tensor(chosen, device=q.device)] = found.view(
+                len(group.rows), len(chosen), width
+            )
+    return out
+
+
+def _part(
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    row: int,
+    group: Group,
+    renormalise: bool,
+    mask: Tensor | None,
+) -> Tensor:
+    """What one group of one picture attends to (n, h·d); a group without weights attends as ever."""
+    q, k, v = q[row : row + 1, :, group.rows], k[row : row + 1], v[row : row + 1]
+    bias = None if mask is None else _of_rows(mask, row, group.rows, q.dtype)
+    if len(group.weights):
+        if renormalise:
+            log = group.weights.log().to(q.dtype)  # −∞ where the flow is cut off
+            bias = log.expand(1, 1, len(group.rows), -1) if bias is None else bias + log
+        else:
+            v = v * group.weights.to(v.dtype)[:, None]
+    return attend(q, k, v, bias)[0]
+
+
+def _widened(
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Sequence[Sequence[Group]],
+    mask: Tensor | None,
+    heads: Sequence[int] | None,
+) -> Tensor:
+    """All queries in one call, the bias in further head dimensions: two for each group, as q's dtype may be coarse."""
+    rows, count, length, width = q.shape
+    most = max(map(len, groups))
+    wide = width + math.ceil(2 * most / ALIGNED) * ALIGNED
+    scale = math.sqrt(wide)  # attention divides by it
+    one = torch.tensor(scale).to(q.dtype)  # what q' can hold of it
+    queries = q.new_zeros(rows, count, length, wide)
+    keys = k.new_zeros(rows, k.shape[1], length, wide)
+    values = v.new_zeros(rows, v.shape[1], length, wide)
+    torch.mul(q, scale / math.sqrt(width), out=queries[..., :width])
+    keys[..., :width], values[..., :width] = k, v
+    chosen = slice(None) if heads is None else list(heads)
+    for row, own in enumerate(groups):
+        for number, group in enumerate(own):
+            at = width + 2 * number
+            log = group.weights.double().log().clamp(min=CUT_OFF) * (scale / float(one))
+            high = log.to(k.dtype)
+            keys[row, :, :, at] = high
+            keys[row, :, :, at + 1] = (log - high).to(k.dtype)
+            marked = q.new_zeros(length)
+            marked[group.rows] = one.to(q.device)
+            queries[row, chosen, :, at : at + 2] = marked[:, None]
+    out = attend(queries, keys, values, mask)
+    return out.view(rows, length, count, wide)[..., :width].reshape(rows, length, count * width)
+
+
+def _others(groups: Sequence[Group], length: int, device: torch.device) -> Tensor:
+    """The rows of no group."""
+    free = torch.ones(length, dtype=torch.bool, device=device)
+    for group in groups:
+        free[group.rows] = False
+    return free.nonzero()[:, 0]
+
+
+def _heads(x: Tensor, q: Tensor, heads: list[int]) -> Tensor:
+    """Those heads of keys or values (R, h', L, d) that these of q's attend to."""
+    return x[:, [head * x.shape[1] // q.shape[1] for head in heads]]
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """An attention mask as (R or 1, h or 1, n or 1, L) numbers that are added to the scores."""
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim == 3:
+        mask = mask[:, None]
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
+    return mask.to(dtype)
+
+
+def _of_heads(mask: Tensor, heads: list[int]) -> Tensor:
+    return mask[:, heads] if mask.ndim == 4 and mask.shape[1] > 1 else mask
+
+
+def _of_rows(mask: Tensor, row: int, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """An incoming mask for some queries of one picture: (1, h or 1, n, L)."""
+    own = additive(mask, dtype)
+    own = own[row : row + 1] if own.shape[0] > 1 else own
+    return own[:, :, rows] if own.shape[2] > 1 else own.expand(-1, -1, len(rows), -1)
