@@ -45,11 +45,16 @@ class Traffic(NamedTuple):
     flight: int = 0
     """Bytes that one program reads more than once: they have to stay in the L2 cache from pass to pass."""
     programs: int = 1
+    """Of one launch."""
+    again: int | None = None
+    """Bytes that device memory moves besides the distinct ones where the cache does not hold them; None means all that
+    is requested more than once. What all programs share stays in the cache."""
 
     def device_bytes(self, gpu: Gpu, at_once: int = 4) -> int:
         """Bytes that device memory moves, with so many programs at once on each multiprocessor."""
         in_flight = min(self.programs, gpu.multiprocessors * at_once) * self.flight
-        return self.distinct if in_flight <= gpu.l2 else self.requested
+        again = self.requested - self.distinct if self.again is None else self.again
+        return self.distinct if in_flight <= gpu.l2 else self.distinct + again
 
     def seconds(self, gpu: Gpu) -> float:
         """The roofline: memory or tensor cores, whichever takes longer."""
@@ -59,10 +64,23 @@ class Traffic(NamedTuple):
 
 
 def steer(
-    config: Config, *, tokens: int, width: int, latents: int, itemsize: int, encoded: bool, keep_norm: bool
+    config: Config,
+    *,
+    tokens: int,
+    width: int,
+    latents: int,
+    itemsize: int,
+    encoded: bool,
+    keep_norm: bool,
+    at_once: int | None = None,
 ) -> Traffic:
-    """Of `steer_kernel`, where a latent is open in every program's tokens."""
-    programs = -(-tokens // int(config.constants["TOKENS"]))
+    """Of `steer_kernel`, where a latent is open in every program's tokens.
+
+    Args:
+        at_once: tokens of one launch (`configs.steered_at_once`); None means all.
+    """
+    each = int(config.constants["TOKENS"])
+    programs = -(-tokens // each)
     passes = encoded + keep_norm + 1  # over x
     tile, rows = tokens * width * itemsize, latents * width * itemsize
     codes = tokens * latents * itemsize
@@ -77,8 +95,10 @@ def steer(
         requested += codes
         distinct += codes
     minimum = 2 * tile + (2 * rows + 8 * latents if encoded else rows + codes)
-    flight = int(config.constants["TOKENS"]) * width * itemsize
-    return Traffic(requested, distinct, minimum, flops, itemsize, flight, programs)
+    together = programs if at_once is None else min(programs, at_once // each)
+    return Traffic(
+        requested, distinct, minimum, flops, itemsize, each * width * itemsize, together, (passes - 1) * tile
+    )
 
 
 def row_topk(config: Config, *, tokens: int, latents: int, k: int, itemsize: int) -> Traffic:
@@ -135,6 +155,32 @@ def encode(*, tokens: int, width: int, latents: int, itemsize: int) -> Traffic:
     return Traffic(moved, moved, moved, 2 * tokens * width * latents, itemsize)
 
 
+def steering(gpu: Gpu, *, tokens: int, width: int) -> dict[str, Traffic]:
+    """Of steering as it is launched: every class of S, both ways of getting codes, with and without the norm kept."""
+    found: dict[str, Traffic] = {}
+    for itemsize, classes in configs.STEER_LATENTS.items():
+        for selected in (1, *classes):
+            config = configs.steer(gpu.arch, itemsize, selected)
+            assert config is not None
+            for encoded in (True, False):
+                for keep_norm in (False, True):
+                    name = (
+                        f"steer, {selected} latents{'' if encoded else ' given'}"
+                        f"{', norm kept' if keep_norm else ''}{', float32' if itemsize == 4 else ''}"
+                    )
+                    found[name] = steer(
+                        config,
+                        tokens=tokens,
+                        width=width,
+                        latents=selected,
+                        itemsize=itemsize,
+                        encoded=encoded,
+                        keep_norm=keep_norm,
+                        at_once=configs.steered_at_once(config, width, itemsize, gpu.l2),
+                    )
+    return found
+
+
 class Roofline(NamedTuple):
     """One kernel on one GPU."""
 
@@ -171,18 +217,8 @@ def rooflines() -> list[Roofline]:
                 ),
                 "add_direction": add_direction(tokens=tokens, width=width, itemsize=size),
             }
-            for selected in (1, 16, 64, 256):
-                config = configs.steer(gpu.arch, size, selected)
-                assert config is not None
-                cases[f"steer, {selected} latents"] = steer(
-                    config,
-                    tokens=tokens,
-                    width=width,
-                    latents=selected,
-                    itemsize=size,
-                    encoded=True,
-                    keep_norm=False,
-                )
+            steered = steering(gpu, tokens=tokens, width=width)
+            cases |= {f"steer, {s} latents": steered[f"steer, {s} latents"] for s in (1, 16, 64, 256)}
             shape = f"T={tokens} d={width} N={latents} k={k}"
             for name, traffic in cases.items():
                 moved = traffic.device_bytes(gpu)
@@ -198,3 +234,13 @@ def rooflines() -> list[Roofline]:
                     )
                 )
     return found
+
+
+def steering_over_minimum() -> dict[str, float]:
+    """Device bytes over the arithmetic minimum of every way of steering, at the same shapes on the same GPUs."""
+    return {
+        f"{name}, d={width}, {gpu.name}": traffic.device_bytes(gpu) / traffic.minimum
+        for gpu in (H100, RTX_4090)
+        for width in (3072, 2432)
+        for name, traffic in steering(gpu, tokens=4608, width=width).items()
+    }

@@ -76,6 +76,20 @@ def steer(arch: int, itemsize: int, latents: int) -> Config | None:
     return config
 
 
+STEERED_PROGRAMS = 128
+"""The least programs of a launch of a part: about as many as a large GPU has multiprocessors."""
+
+
+def steered_at_once(config: Config, width: int, itemsize: int, l2: int) -> int | None:
+    """Tokens of one launch of `steer_kernel`, so that later passes find them in the L2 cache; None means all.
+
+    Where the cache is so small that a launch would leave multiprocessors idle, reading again costs less.
+    """
+    each = int(config.constants["TOKENS"])
+    programs = l2 * 6 // 10 // (each * width * itemsize)
+    return programs * each if programs >= STEERED_PROGRAMS else None
+
+
 TOPK_K = (32, 64, 128)
 TOPK_LATENTS = {
     # N: groups of `SPAN` neighbours, read in `PASSES`; one group an element where a row fits a block

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from . import configs
 from .direction import add_direction_kernel
-from .launch import aligned, architecture, on
+from .launch import aligned, architecture, l2_bytes, on
 from .steer import steer_kernel
 
 
@@ -103,22 +103,28 @@ def _steered(
     assert config, "refused before"
     out = torch.empty_like(tokens)
     kernel: Any = steer_kernel
+    rows, each = aligned(directions), int(config.constants["TOKENS"])
+    at_once = configs.steered_at_once(config, width, x.element_size(), l2_bytes(x.device)) or len(tokens)
+    given = codes["codes"]
     with on(x):
-        kernel[(-(-len(tokens) // config.constants["TOKENS"]),)](  # pyright: ignore[reportOperatorIssue]
-            tokens,
-            out,
-            codes["codes"],
-            codes["encoder"],
-            codes["bias"],
-            codes["threshold"],
-            aligned(directions),
-            len(tokens),
-            width,
-            latents,
-            float(strength),
-            int(keep_norm),
-            **config.constants,
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-        )
+        for first in range(0, len(tokens), at_once):
+            part = slice(first, first + at_once)
+            count = len(tokens[part])
+            kernel[(-(-count // each),)](
+                tokens[part],
+                out[part],
+                None if given is None else aligned(given[part]),
+                codes["encoder"],
+                codes["bias"],
+                codes["threshold"],
+                rows,
+                count,
+                width,
+                latents,
+                float(strength),
+                int(keep_norm),
+                **config.constants,
+                num_warps=config.num_warps,
+                num_stages=config.num_stages,
+            )
     return out.view(x.shape)

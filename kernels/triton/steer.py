@@ -1,7 +1,8 @@
 """Steering along selected latents in one kernel: encode, gate, update and, if wanted, keep the norm.
 
 A program owns a few tokens over their whole width. The first pass over their activations encodes; the passes after
-it find the same activations in the L2 cache, so that device memory sees x read once and x' written once.
+it find the same activations in the L2 cache, so that device memory sees x read once and x' written once: a launch has
+no more tokens than the cache holds (`configs.steered_at_once`), unless it is too small to keep a GPU busy.
 """
 
 # pyright: basic

@@ -237,6 +237,41 @@ def test_the_bytes_of_steering(
     assert said.distinct <= 1.01 * said.minimum
 
 
+@pytest.mark.parametrize("keep_norm", [False, True])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_steering_in_parts_is_steering(
+    monkeypatch: pytest.MonkeyPatch, encoded: bool, keep_norm: bool
+) -> None:
+    """As where the cache holds less than all tokens: S = 5 codes of later parts lie at addresses of their own."""
+    generator = torch.Generator().manual_seed(4)
+    x, rows = torch.randn(70, 48, generator=generator), torch.randn(5, 48, generator=generator)
+    bias, threshold = torch.randn(5, generator=generator), torch.tensor(0.5)
+
+    def steer() -> torch.Tensor:
+        if encoded:
+            return kernels.encode_and_steer(x, rows, bias, threshold, rows, -0.7, keep_norm)
+        z = kernels.encode_selected(x, rows, bias, threshold)
+        return kernels.steer_selected(x, z, rows, -0.7, keep_norm)
+
+    whole = steer()
+    asked: list[int | None] = []
+
+    def at_once(*_: object) -> int:
+        asked.append(32)
+        return 32
+
+    monkeypatch.setattr(configs, "steered_at_once", at_once)
+    assert torch.equal(steer(), whole)
+    assert asked == [32]
+
+
+def test_a_launch_holds_what_the_cache_holds_or_everything() -> None:
+    config = configs.steer(90, 4, 16)
+    assert config is not None
+    assert configs.steered_at_once(config, 3072, 4, 50 << 20) == 2560
+    assert configs.steered_at_once(config, 3072, 4, 6 << 20) is None
+
+
 def test_the_bytes_of_the_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, width, latents, k = 3, 32, 4800, 20
     generator = torch.Generator().manual_seed(1)
