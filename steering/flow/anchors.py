@@ -21,7 +21,9 @@ from .score import Detector, ScoreKind
 PICTURES = 512
 """Means of single pictures that are kept for clustering; later pictures count in the moments alone."""
 SHRINKAGE = 0.05
-"""The part of the covariance that a multiple of the unit matrix takes, for there may be fewer patches than channels."""
+"""The share by which channels are taken for uncorrelated, for there may be fewer patches than channels."""
+FLOOR = 1e-6
+"""Of the mean variance: what a channel that never changes is taken to vary by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,12 +232,11 @@ class AnchorCollector:
         """Σ⁻¹(μ − μ_b) of a concept's anchors μ (n, h, d), as (n, B, D)."""
         own, benign = self._unsafe[concept], self._benign
         covariance = (own.scatter + benign.scatter) / max(own.count + benign.count - 2, 1)  # (B, D, D)
-        size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)  # (B)
-        # Heads that say nothing at all get a unit matrix, and with it no contrast.
-        size = torch.where(size > 0, size, torch.ones_like(size))
-        covariance = (1 - shrinkage) * covariance + shrinkage * torch.diag_embed(
-            size[:, None].expand(-1, covariance.shape[-1])
-        )
+        variances = covariance.diagonal(dim1=-2, dim2=-1)  # (B, D)
+        floor = FLOOR * variances.mean(-1, keepdim=True)
+        # A head that says nothing at all gets a unit matrix, and with it no contrast.
+        floor = torch.where(floor > 0, floor, torch.ones_like(floor))
+        covariance = (1 - shrinkage) * covariance + torch.diag_embed(shrinkage * variances + floor)
         apart = means.view(-1, *self._blocks) - benign.mean  # (n, B, D)
         return torch.linalg.solve(covariance, apart.permute(1, 2, 0)).permute(2, 0, 1)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import SteeringError
 from .layout import onto
@@ -56,4 +59,15 @@ def given_mask(masks: Tensor, image: int, size: tuple[int, int]) -> Tensor:
             found=f"{width} × {height} pixels",
             remedy="Bring the mask to the size of the picture that is made.",
         )
-    return onto(mask, size)
+    return onto(_padded(mask, size), size)
+
+
+def _padded(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask of pixels, with nothing added at its ends up to whole patches, as hosts pad a picture.
+
+    Sizes that no whole patch explains stay.
+    """
+    more = [ceil(there / count) * count - there for there, count in zip(mask.shape, size)]
+    sound = [extra < ceil(there / count) for extra, there, count in zip(more, mask.shape, size)]
+    below, right = (extra if fits else 0 for extra, fits in zip(more, sound))
+    return F.pad(mask, (0, right, 0, below))
