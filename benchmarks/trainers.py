@@ -1,6 +1,7 @@
 """How fast autoencoders are trained beside the peers' own trainers: ``nox -s bench -- trainers``.
 
-Claims e: tokens per second and FVU. Claim f: what is killed goes on to the same bytes (trainer_kills.py).
+Claims e: tokens per second and FVU. Claims f: what is killed goes on to the same bytes (trainer_kills.py for training,
+adaptation_kills.py for adaptation).
 All see the same batches, in turns, with the same latents, k, rate, schedule and thread; the time is that of whole
 steps, and the FVU that of the same held-out activations when all steps are made. Activations are of a recording
 (--recording and --site), or drawn: sums of few of many directions of uneven frequency, with noise and a mean.
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..training.dictionaries.config import TrainingConfig
-from . import trainer_columns
+from . import adaptation_kills, trainer_columns
 from .results import Claim, at_least, at_most, versions, write
 from .timing import beside_each_other, described
 from .trainer_kills import kills
@@ -163,7 +164,9 @@ def main() -> None:
     ask.add_argument("--only", help="names of cases, with commas between, such as e.192.topk.float32")
     ask.add_argument("--columns", help="names of trainers, with commas between; `ours` has to be among them")
     ask.add_argument("--steps", type=int, help="of every case, instead of its own; not written")
-    ask.add_argument("--kills", type=int, default=10, help="random points at which a training is killed")
+    ask.add_argument(
+        "--kills", type=int, default=10, help="random points at which a training and an adaptation are killed"
+    )
     ask.add_argument("--recording", type=Path, help="take its activations, at its width")
     ask.add_argument("--site")
     args = ask.parse_args()
@@ -189,8 +192,9 @@ def main() -> None:
         claims |= found
     with tempfile.TemporaryDirectory() as made:
         if args.kills:
-            found, rows["f"] = kills(Path(made), args.kills)
-            claims |= found
+            for name, of in (("f", kills), ("f.adapt", adaptation_kills.kills)):
+                found, rows[name] = of(Path(made) / name, args.kills)
+                claims |= found
     for name, claim in claims.items():
         verdict = "ran  " if args.tiny or args.steps else "holds" if claim.holds else "FAILS"
         print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})")

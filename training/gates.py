@@ -87,9 +87,12 @@ def measure_scores(
     return Scores(tuple(categories), samples, tokens)
 
 
-def member_weights(latents: Sequence[int], of_category: Sequence[int]) -> Tensor:
-    """The weights (S) over these latents of a category that holds some of them, each with the weight 1."""
-    return torch.tensor([float(latent in set(of_category)) for latent in latents])
+def member_weights(
+    latents: Sequence[int], of_category: Sequence[int], weights: Sequence[float] | None = None
+) -> Tensor:
+    """The weights (S) over these latents of a category that holds some of them; each has the weight 1 by default."""
+    own = dict(zip(of_category, weights or (1.0,) * len(of_category), strict=True))
+    return torch.tensor([own.get(latent, 0.0) for latent in latents])
 
 
 def calibrate(
@@ -153,8 +156,10 @@ def at_crossing(scores: Tensor, category: str) -> float:
     return float(scores.double().median())
 
 
-def described(latents: Sequence[int], gate: GateThresholds) -> Category:
-    """A category as a bundle's header holds it, all its latents weighing the same.
+def described(
+    latents: Sequence[int], gate: GateThresholds, weights: Sequence[float] | None = None
+) -> Category:
+    """A category as a bundle's header holds it; by default all its latents weigh the same.
 
     Raises:
         SteeringError: it has no latents.
@@ -166,7 +171,7 @@ def described(latents: Sequence[int], gate: GateThresholds) -> Category:
             found="none",
             remedy="Select latents with a lower ratio, train longer, or leave the category out at this site.",
         )
-    return Category(tuple(latents), (1.0,) * len(latents), gate)
+    return Category(tuple(latents), tuple(weights or (1.0,) * len(latents)), gate)
 
 
 def _cross_fitted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ def calibrate_site(
     latents: Mapping[str, tuple[int, ...]],
     rule: GateRule = GateRule(),
     *,
+    weights: Mapping[str, Sequence[float]] | None = None,
     at_crossing: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Category]:
@@ -34,6 +35,7 @@ def calibrate_site(
     by: a gate that is set on what was learnt is set too high.
 
     Args:
+        weights: of each category's latents, as gate_weights.py fits them; None is 1 for each.
         at_crossing: thresholds where counterfactual tokens cross the boundary of a probe, instead of by quantiles.
         progress: hears how many tokens were read since.
 
@@ -49,16 +51,17 @@ def calibrate_site(
     samples = recording.manifest.samples
     kind = [category_of(sample) for sample in samples]
     benign = torch.tensor([name is None for name in kind])
-    weights = {name: member_weights(union, of) for name, of in chosen.items()}
+    own = {name: tuple(weights[name]) if weights else (1.0,) * len(of) for name, of in chosen.items()}
+    columns = {name: member_weights(union, of, own[name]) for name, of in chosen.items()}
     stream = coded(heard(recording.shards(site), progress), encode, batch=8192)
-    scores = measure_scores(stream, weights, benign, recording.count(site), rule)
+    scores = measure_scores(stream, columns, benign, recording.count(site), rule)
     belongs = units(samples)
     found: dict[str, Category] = {}
     for name, of in chosen.items():
-        crossing = _crossing_scores(recording, site, name, encode, weights[name]) if at_crossing else None
+        crossing = _crossing_scores(recording, site, name, encode, columns[name]) if at_crossing else None
         unsafe = torch.tensor([i for i, other in enumerate(kind) if other == name], dtype=torch.long)
         gate = calibrate(scores, name, unsafe, benign.nonzero()[:, 0], belongs, rule, crossing)
-        found[name] = described(of, gate)
+        found[name] = described(of, gate, own[name])
     return found
 
 

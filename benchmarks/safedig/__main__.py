@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from ..hosting.in_process import boot
-from .settings import ARCHITECTURES, Sizes
+from .settings import ARCHITECTURES, JUDGE_SEED, VALIDATE_SEED, Sizes
 from .store import Budget, Store, work_folder
 
 
@@ -28,7 +28,11 @@ def main() -> int:
     ask.add_argument(
         "--n", type=int, default=208, help="pictures a cell; with fewer than 200 nothing is written"
     )
-    ask.add_argument("--skip-candidates", action="store_true", help="leave claim b's cells for later")
+    ask.add_argument(
+        "--validate",
+        action="store_true",
+        help="judge by the prompts that settings are chosen on; nothing is written",
+    )
     ask.add_argument("--report", action="store_true", help="make nothing, assemble what there is")
     args = ask.parse_args()
     host = boot()
@@ -40,10 +44,9 @@ def main() -> int:
     torch.set_grad_enabled(False)
     return run(
         Store(work_folder(), Budget(args.budget)),
-        Sizes().with_cells_of(args.n),
+        Sizes().with_cells_of(args.n).judged_on(VALIDATE_SEED if args.validate else JUDGE_SEED),
         architectures=() if args.report else (args.architecture,) if args.architecture else ARCHITECTURES,
         targets=(args.rotation,) if args.rotation else CATEGORIES,
-        candidates=not args.skip_candidates,
         host=host,
     )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...steering.sites import Site
+from .prompting import SETS
+
 OPERATORS = ("repel", "blend")
 METHODS = (*OPERATORS, "both")
 STRENGTHS = {"default": {"repel": 2.0, "blend": 1.0}, "paper": {"repel": 0.2, "blend": 0.2}}
@@ -32,6 +35,10 @@ class Recipe:
     crossing: bool = False
     """Gates where counterfactual tokens cross, instead of at benign quantiles."""
 
+    def gate_at(self, site: Site) -> str:
+        """The same name for recipes that open the same gate there: second decoders and their lessons play no part."""
+        return f"{site} {self.dictionary} {self.chosen} {self.selector}{' crossing' * self.crossing}"
+
 
 @dataclass(frozen=True)
 class Use:
@@ -51,26 +58,30 @@ class Arm:
     sites: str = "routed"
     """`routed`, `worst` or `random`."""
     form: str = "default"
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = (HEADLINE,)
     whole: bool = False
-    """Judged on all sets, not on the target alone."""
+    """The headline's method is judged on all sets; all else on the target alone."""
+
+    def sets(self, method: str) -> tuple[str, ...]:
+        """What a method is judged on."""
+        return SETS if self.whole and method == HEADLINE else SETS[:1]
 
 
 SAFEDIG = Recipe()
 UNADAPTED = Recipe(chosen="source", adapted="source")
 
 ARMS: dict[str, Arm] = {
-    "unadapted": Arm(UNADAPTED, whole=True),
+    "unadapted": Arm(UNADAPTED, methods=METHODS, whole=True),
     "unadapted, target's latents": Arm(replace(UNADAPTED, chosen="target")),
-    "SafeDIG": Arm(SAFEDIG, whole=True),
+    "SafeDIG": Arm(SAFEDIG, methods=METHODS, whole=True),
     "upper bound": Arm(replace(SAFEDIG, dictionary="all")),
     "no routing, worst sites": Arm(SAFEDIG, sites="worst"),
     "no routing, random sites": Arm(SAFEDIG, sites="random"),
-    "no stability term": Arm(replace(SAFEDIG, stability=False), methods=("blend",)),
-    "paper's lesson": Arm(replace(SAFEDIG, lesson="safe side"), methods=("blend",)),
+    "no stability term": Arm(replace(SAFEDIG, stability=False)),
+    "paper's lesson": Arm(replace(SAFEDIG, lesson="safe side")),
     "paper's forms": Arm(replace(SAFEDIG, lesson="safe side"), form="paper", methods=OPERATORS),
-    "counterfactual latents": Arm(replace(SAFEDIG, selector="flips"), methods=(HEADLINE,)),
-    "counterfactual gates": Arm(replace(SAFEDIG, crossing=True), methods=(HEADLINE,)),
+    "counterfactual latents": Arm(replace(SAFEDIG, selector="flips")),
+    "counterfactual gates": Arm(replace(SAFEDIG, crossing=True)),
 }
 """The first three parts of claim a; the last two belong to claim d."""
 

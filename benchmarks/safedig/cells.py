@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,11 @@ class Cell:
     digests: tuple[str, ...]
     """Of the latents: equal ones are equal to the bit."""
     seconds: float
-    """A picture."""
+    """A picture, of those that were made."""
+    opened: tuple[bool, ...] = ()
+    """Whether the gate opened, so that the picture was made anew; empty where nothing steered."""
+    gates: Mapping[str, tuple[bool, ...]] = field(default_factory=dict[str, tuple[bool, ...]])
+    """Unsteered pictures: which of them each gate of the rotation would have opened for."""
 
     @property
     def unsafe_rate(self) -> Rate:
@@ -42,10 +46,9 @@ class Cell:
     @classmethod
     def of(cls, made: Mapping[str, Any]) -> Cell:
         """From what was kept of it."""
-        unsafe, kept, strangeness, digests = (
-            tuple(made[name]) for name in ("unsafe", "kept", "strangeness", "digests")
-        )
-        return cls(unsafe, kept, strangeness, digests, made["seconds"])
+        columns = {name: tuple(made[name]) for name in ("unsafe", "kept", "strangeness", "digests")}
+        gates = {name: tuple(of) for name, of in made.get("gates", {}).items()}
+        return cls(**columns, seconds=made["seconds"], opened=tuple(made.get("opened", ())), gates=gates)
 
 
 def difference(a: Sequence[bool], b: Sequence[bool], resamples: int = 2000, seed: int = 0) -> Rate:

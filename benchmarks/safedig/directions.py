@@ -42,4 +42,6 @@ def compared(world: World, target: str, site: Site) -> dict[str, Any]:
 
 
 def _pairs(world: World, target: str, site: Site, calibration: bool) -> Pairs:
-    return world.recording(calibration=calibration).pairs(site, categories=[target], limit=MOST)
+    return (world.fresh(site) if calibration else world.whole(site)).pairs(
+        site, categories=[target], limit=MOST
+    )

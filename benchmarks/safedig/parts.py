@@ -12,9 +12,10 @@ from ...steering.gates import Gate
 from ...steering.modifiers import Blend, Form, Gated, Repel
 from ...steering.sae import SelectedLatents
 from ...steering.sites import Site
-from ...training.assembling import Part, write_parts
+from ...training.assembling import Part, origin_of, write_parts
 from ...training.dictionaries.result import TrainedSAE
 from ...training.domains import adapt_sae
+from ...training.gate_weights import gate_weights
 from ...training.recordings import Recording
 from ...training.selecting import SelectionRule, select_latents
 from ...training.site_gates import calibrate_site
@@ -43,6 +44,7 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
     path = world.store.path("bundles", inputs, ".safetensors")
 
     def make() -> dict[str, Any]:
+        sizes = world.sizes
         sae, learnt = _dictionary(world, target, site, recipe)
         # Reading is quick; what the pairs chose is the same for several recipes, but not worth a file of its own.
         latents = _chosen(world, sae, learnt, site, recipe)
@@ -56,8 +58,15 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
         if not union:
             return {"file": None, **figures}
         adapted = _adapted(world, target, sae, union, recipe)
-        fresh = world.recording(calibration=True)
-        categories = calibrate_site(sae, fresh, site, latents, world.sizes.gates, at_crossing=recipe.crossing)
+        categories = calibrate_site(
+            sae,
+            world.fresh(site),
+            site,
+            latents,
+            sizes.gates,
+            weights=gate_weights(sae, learnt, site, latents, sizes.weights),
+            at_crossing=recipe.crossing,
+        )
         # The paper's forms decode everything, where half precision would add its own error.
         write_parts(path, [Part(adapted, categories)], half=False)
         gates = {
@@ -75,9 +84,9 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
 
 def _dictionary(world: World, target: str, site: Site, recipe: Recipe) -> tuple[TrainedSAE, Recording]:
     """The autoencoder, and the recording whose pairs choose its latents."""
-    everything = world.recording()
-    recording = everything if recipe.dictionary == "all" else world.source(target)
-    return trained(world, recording, site), world.source(target) if recipe.chosen == "source" else everything
+    everything, source = world.whole(site), world.source(target, site)
+    recording = everything if recipe.dictionary == "all" else source
+    return trained(world, recording, site), source if recipe.chosen == "source" else everything
 
 
 def _chosen(
@@ -94,11 +103,11 @@ def _adapted(
 ) -> TrainedSAE:
     """With its second decoder. Source pairs teach beside the target's: what Blend knew of them it should not forget."""
     config = world.sizes.adaptation if recipe.stability else replace(world.sizes.adaptation, stability=0.0)
-    source = world.source(target)
+    site = origin_of(sae).site
+    everything, source = world.whole(site), world.source(target, site)
     if recipe.lesson == "pairs":
-        learnt = source if recipe.adapted == "source" else world.recording()
+        learnt = source if recipe.adapted == "source" else everything
         return adapt_sae(sae, learnt, source, config, latents=latents, method="closed form").sae
-    everything = world.recording()
     return adapt_sae(sae, everything, source, config, lesson=recipe.lesson, categories=[target]).sae
 
 

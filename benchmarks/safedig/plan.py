@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from ...steering.sites import Site
 from ...training.routing import Ranked
 from .arms import ARMS, GATES, HEADLINE, SAFEDIG, UNADAPTED, Arm, Recipe, Use, attack_name, cell_name
-from .asking import Asked
+from .asking import Asked, Gates, gates_of
 from .prompting import ATTACKS, SETS
 from .ranking import sites_of
+from .routing import asked as of_candidate
 
 
 def of_base(target: str) -> Iterator[tuple[str, Asked]]:
@@ -31,10 +32,21 @@ def of_arms(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Aske
     yield attack_name("SafeDIG", "benign", "always"), _asked(target, "benign", SAFEDIG, routed, "always")
 
 
+def of_candidates(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
+    """Claim b of a rotation."""
+    for line in ranked:
+        yield str(line.candidate), of_candidate(target, line.candidate)
+
+
+def gates(target: str, ranked: tuple[Ranked, ...]) -> Gates:
+    """All gates of a rotation."""
+    return gates_of(asked for _, asked in (*of_arms(target, ranked), *of_candidates(target, ranked)))
+
+
 def _of_arm(target: str, name: str, arm: Arm, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
     sites = sites_of(arm.sites, ranked)
     for method in arm.methods:
-        for prompts in SETS if arm.whole else SETS[:1]:
+        for prompts in arm.sets(method):
             use = Use(method, arm.form)
             yield cell_name(name, method, prompts), Asked(target, prompts, arm.recipe, sites, use)
 

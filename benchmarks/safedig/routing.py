@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from ...steering.sites import Site
@@ -22,7 +22,7 @@ from .worlds import World
 
 
 def _inputs(world: World, target: str) -> dict[str, Any]:
-    sizes = replace(world.sizes, n=0)
+    sizes = world.sizes.routed
     return {**world.identity, "target": target, "sites": world.sites, "sizes": sizes}
 
 
@@ -62,7 +62,7 @@ def ranking(found: Mapping[Candidate, Terms], weights: Weights = PUBLISHED) -> t
 
 def asked(target: str, candidate: Candidate) -> Asked:
     """The cell that measures a candidate: SafeDIG there alone."""
-    return Asked(target, "target", SAFEDIG, (candidate.site,), Use(candidate.operator))
+    return Asked(target, "target", SAFEDIG, (candidate.site,), Use(candidate.operator), few=True)
 
 
 def _number(value: float | None) -> float | None:

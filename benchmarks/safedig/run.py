@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ..emoji_scenes.concepts import CATEGORIES
 from ..results import Claim, versions, write
-from . import claims, directions, routing
+from . import claims, directions, plan, routing
 from .asking import cell, finished
-from .cells import Cell
+from .cells import Cell, difference
 from .claims import Rotation
-from .plan import of_arms, of_base
 from .ranking import sites_of
 from .settings import ARCHITECTURES, Sizes
 from .store import OutOfTime, Store
@@ -27,7 +25,6 @@ def run(
     *,
     architectures: Sequence[str],
     targets: Sequence[str],
-    candidates: bool,
     host: str,
 ) -> int:
     """Makes what is asked for, as far as the budget goes; the report is of all that is there, asked for or not.
@@ -47,7 +44,7 @@ def run(
             continue
         for target in targets if architecture in architectures else ():
             try:
-                make(world, target, candidates)
+                make(world, target)
             except OutOfTime:
                 stopped = True
                 print(f"{architecture} {target}: the budget is spent; run this again to go on", flush=True)
@@ -57,58 +54,56 @@ def run(
     return 0 if stopped or whole else 1
 
 
-def make(world: World, target: str, candidates: bool = True) -> None:
+def make(world: World, target: str) -> None:
     """All cells of a rotation.
 
     Raises:
         OutOfTime: the budget is spent.
     """
-    for name, asked in of_base(target):
-        _say(world, target, name, cell(world, asked))
     ranked = routing.ranking(routing.terms(world, target))
-    for name, asked in of_arms(target, ranked):
-        _say(world, target, name, cell(world, asked))
+    gates = plan.gates(target, ranked)
+    for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked)):
+        _say(world, target, name, cell(world, asked, gates))
     for site in sites_of("routed", ranked):
         directions.compared(world, target, site)
-    if candidates:
-        for line in ranked:
-            _say(world, target, str(line.candidate), cell(world, routing.asked(target, line.candidate)))
+    for name, asked in plan.of_candidates(target, ranked):
+        _say(world, target, name, cell(world, asked, gates))
 
 
 def gathered(world: World, target: str) -> Rotation:
     """What is finished of a rotation."""
-    cells: dict[str, Cell] = {}
-    missing: list[str] = []
-
-    def look(named: Iterator[tuple[str, Any]]) -> None:
-        for name, asked in named:
-            found = finished(world, asked)
-            if found is None:
-                missing.append(name)
-            else:
-                cells[name] = found
-
-    look(of_base(target))
     known = routing.finished(world, target)
     if known is None:
-        return Rotation(world.architecture, target, cells, (*missing, "routing and all that follows from it"))
+        return Rotation(world.architecture, target, {}, ("routing and all that follows from it",))
     ranked = routing.ranking(known)
-    look(of_arms(target, ranked))
-    gains: dict[Any, float] = {}
-    base = cells.get("base | target")
-    for line in ranked:
-        found = finished(world, routing.asked(target, line.candidate))
-        if found is None or base is None:
-            missing.append(str(line.candidate))
-        else:
-            gains[line.candidate] = base.unsafe_rate.value - found.unsafe_rate.value
-    judged = {
-        str(site): made
-        for site in sites_of("routed", ranked)
-        if (made := world.store.found("directions", directions.inputs(world, target, site))) is not None
+    gates = plan.gates(target, ranked)
+    found = {
+        name: finished(world, asked, gates)
+        for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked))
     }
-    whole = gains if len(gains) == len(ranked) else {}
-    return Rotation(world.architecture, target, cells, tuple(missing), ranked, whole, judged)
+    measured = {
+        line.candidate: finished(world, routing.asked(target, line.candidate), gates) for line in ranked
+    }
+    missing = [str(name) for name, it in (*found.items(), *measured.items()) if it is None]
+    base = found["base | target"]
+    gains = {
+        candidate: difference(base.unsafe[: len(it.unsafe)], it.unsafe)
+        for candidate, it in measured.items()
+        if it is not None and base is not None
+    }
+    return Rotation(
+        architecture=world.architecture,
+        target=target,
+        cells={name: it for name, it in found.items() if it is not None},
+        missing=tuple(missing),
+        ranked=ranked,
+        gains=gains if len(gains) == len(ranked) else {},
+        directions={
+            str(site): made
+            for site in sites_of("routed", ranked)
+            if (made := world.store.found("directions", directions.inputs(world, target, site))) is not None
+        },
+    )
 
 
 def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *, host: str) -> bool:
@@ -157,6 +152,6 @@ def _say(world: World, target: str, name: str, found: Cell) -> None:
     unsafe, kept = found.unsafe_rate, found.kept_rate
     print(
         f"{world.architecture} {target}: {name}: unsafe {unsafe.value:.3f} ({unsafe.low:.3f} to {unsafe.high:.3f}), "
-        f"kept {kept.value:.3f}, {found.seconds:.2f} s a picture",
+        f"kept {kept.value:.3f}, gate open {sum(found.opened)}, {found.seconds:.2f} s a picture",
         flush=True,
     )

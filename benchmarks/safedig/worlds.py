@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
+
+from torch import Tensor
 
 from ...host.attach import diffusion_model
 from ...host.families import family_of
@@ -15,12 +18,17 @@ from ...training.recordings import Recording, Settings
 from ...training.recordings.run import RecordingCancelled, record
 from ...training.resampling import Resampler
 from ..emoji_scenes.concepts import CATEGORIES
-from ..emoji_scenes.judging import SAMPLING, Judge
+from ..emoji_scenes.judging import SAMPLING as DEMO
+from ..emoji_scenes.judging import Judge
 from .prompting import recorded
-from .settings import CALIBRATE_SEED, REVISION, TRAIN_SEED, Sizes
+from .settings import CALIBRATE_SEED, REVISION, STEPS, TRAIN_SEED, Sizes
+from .sharing import without
 from .store import OutOfTime, Store
 
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SAMPLING = replace(DEMO, steps=STEPS)
+WORDS = Site("text")
+"""Where nothing has to be sampled, so that many more prompts are recorded."""
 
 
 class World:
@@ -32,37 +40,61 @@ class World:
 
     def __init__(self, architecture: str, sizes: Sizes, store: Store) -> None:
         self.architecture, self.sizes, self.store = architecture, sizes, store
-        self.judge = Judge(architecture=architecture)
+        self.judge = Judge(SAMPLING, architecture)
         self.model: Any = self.judge.model
         self.encoder = PromptEncoder(self.judge.clip)
         self.recording = lru_cache(maxsize=None)(self._recording)
+        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What all results of this model depend on."""
         return {"model": fingerprint(self.model)[1], "revision": REVISION, "sampling": SAMPLING}
 
+    def encoded(self, text: str) -> tuple[Tensor, Tensor]:
+        """The conditioning (1, L, C) and the pooled state (1, P) of a text."""
+        if text not in self._encoded:
+            self._encoded[text] = self.encoder.encode(text)
+        return self._encoded[text]
+
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """All candidates: every site that carries something here."""
+        """All candidates: every site that carries something which the picture still depends on."""
         dit = diffusion_model(self.model)
-        family = family_of(dit)
-        found = list(family.sites(dit))
+        found = list(family_of(dit).sites(dit))
         if self.architecture == "sd3":
-            found.remove(Site("text"))  # the tokens behind CLIP's 77, which MiniLM's short texts do not have
+            found.remove(WORDS)  # the tokens behind CLIP's 77, which MiniLM's short texts do not have
+        else:
+            found.remove(Site("single", len(dit.single_blocks) - 1, "text"))  # nothing reads it any more
         return tuple(found)
 
-    def _recording(self, categories: tuple[str, ...] = CATEGORIES, calibration: bool = False) -> Recording:
-        """Pairs of these categories and benign prompts, at all sites; of other prompts for calibration.
+    def whole(self, site: Site) -> Recording:
+        """All categories at a site, to learn from."""
+        return self.recording(words=site == WORDS)
+
+    def source(self, target: str, site: Site | None = None) -> Recording:
+        """The recording without the target; no site means all but the words."""
+        return self.recording(without=target, words=site == WORDS)
+
+    def fresh(self, site: Site) -> Recording:
+        """Other prompts of all categories at a site, for calibration."""
+        return self.recording(words=site == WORDS, calibration=True)
+
+    def _recording(self, without: str = "", words: bool = False, calibration: bool = False) -> Recording:
+        """Pairs and benign prompts at the sites, or of many more prompts their words.
 
         Raises:
             OutOfTime: it is not finished and the budget is spent; its finished shards stay.
         """
-        sizes = self.sizes
-        pairs = sizes.calibration_pairs if calibration else sizes.pairs
-        benign = sizes.calibration_benign if calibration else sizes.benign
-        seed = CALIBRATE_SEED if calibration else TRAIN_SEED
-        samples = recorded(categories, pairs, benign, seed)
+        if without:
+            return self._shared(self.recording(words=words), without)
+        sizes = self.sizes.words if words else self.sizes
+        samples = recorded(
+            CATEGORIES,
+            sizes.calibration_pairs if calibration else sizes.pairs,
+            sizes.calibration_benign if calibration else sizes.benign,
+            CALIBRATE_SEED if calibration else TRAIN_SEED,
+        )
         settings = Settings(
             steps=SAMPLING.steps,
             cfg=SAMPLING.cfg,
@@ -70,22 +102,23 @@ class World:
             scheduler=SAMPLING.scheduler,
             height=128,
             width=128,
-            buckets=BUCKETS,
-            tokens_per_image=None if calibration else sizes.tokens_per_image,
+            buckets=BUCKETS[:1] + BUCKETS[-1:] if words else BUCKETS,
+            tokens_per_image=None if calibration or words else self.sizes.tokens_per_image,
             dtype="float16",
             batch=16,
-            samples_per_shard=32,
+            samples_per_shard=512 if words else 32,
         )
-        inputs = {**self.identity, "samples": samples, "settings": settings, "sites": self.sites}
+        sites = (WORDS,) if words else self.sites
+        inputs = {**self.identity, "samples": samples, "settings": settings, "sites": sites}
         folder = self.store.path("recordings", inputs)
-        what = f"{self.architecture}: recording {', '.join(categories)}{' for calibration' * calibration}"
-        print(f"{what}: {len(samples)} pictures in {folder.name}", flush=True)
+        what = f"{self.architecture}: recording{' words' * words}{' for calibration' * calibration}"
+        print(f"{what}: {len(samples)} prompts in {folder.name}", flush=True)
         try:
             made = record(
                 self.model,
                 self.encoder,
                 samples,
-                self.sites,
+                sites,
                 settings,
                 folder,
                 interrupted=self.store.budget.spent,
@@ -98,9 +131,8 @@ class World:
             )
         return made
 
-    def source(self, target: str) -> Recording:
-        """The recording without the target."""
-        return self.recording(tuple(name for name in CATEGORIES if name != target))
+    def _shared(self, whole: Recording, target: str) -> Recording:
+        return without(whole, target, whole.folder.with_name(f"{whole.folder.name}-without-{target}"))
 
     def resampler(self, recording: Recording) -> Resampler:
         return Resampler(self.model, self.encoder, recording)

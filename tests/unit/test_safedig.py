@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from steerdit.benchmarks.emoji_scenes.concepts import ATTRIBUTES, CATEGORIES, UNSAFE_THINGS
 from steerdit.benchmarks.safedig import tables
@@ -17,9 +19,12 @@ from steerdit.benchmarks.safedig.claims import Rotation, differences, of_rotatio
 from steerdit.benchmarks.safedig.prompting import ATTACKS, SETS, WORDS, group_of, judged, recorded
 from steerdit.benchmarks.safedig.ranking import VARIANTS, agreements, sites_of
 from steerdit.benchmarks.safedig.settings import Sizes
+from steerdit.benchmarks.safedig.sharing import without
 from steerdit.benchmarks.safedig.store import Budget, OutOfTime, Store
 from steerdit.steering.sites import Site
 from steerdit.training.routing import Candidate, Terms, rank
+
+from .recordings import recording
 
 SITES = tuple(Site.parse(name) for name in ("text", "double.0.text", "double.0.image", "double.1.image"))
 
@@ -83,6 +88,23 @@ def test_source_prompts_have_all_categories_but_the_target() -> None:
     assert set(found) == set(CATEGORIES) - {"alcohol"}
 
 
+def test_a_category_taken_out_leaves_what_was_recorded_of_the_others(tmp_path: Path) -> None:
+    whole = recording(tmp_path / "whole")
+    found = without(whole, "weapons", tmp_path / "fewer")
+    assert {s.category for s in found.manifest.samples} == {"bloody", None}
+    assert [s for s in whole.manifest.samples if s.category != "weapons"] == list(found.manifest.samples)
+    for site in whole.sites:
+        mine, theirs = found.read(site), whole.read(site)
+        of = torch.tensor([whole.manifest.samples[i].category != "weapons" for i in theirs.sample.tolist()])
+        assert torch.equal(mine.tokens, theirs.tokens[of])
+        assert torch.equal(mine.sigma, theirs.sigma[of])
+        texts = [found.manifest.samples[i].text for i in mine.sample.tolist()]
+        assert texts == [whole.manifest.samples[i].text for i in theirs.sample[of].tolist()]
+    assert len(found.pairs(next(iter(found.sites))).unsafe)
+    again = without(whole, "weapons", tmp_path / "fewer")
+    assert again.manifest == found.manifest
+
+
 def test_results_are_kept_by_their_inputs(tmp_path: Any) -> None:
     store = Store(tmp_path, Budget(None))
     made: list[int] = []
@@ -122,7 +144,9 @@ def test_sizes_of_a_trial_do_not_count() -> None:
     assert Sizes().counts
     assert not Sizes().with_cells_of(24).counts
     assert Sizes().with_cells_of(208) == Sizes()
-    assert Sizes(n=1).recorded == Sizes(n=2).recorded
+    assert Sizes(n=1, few=1, judged_by=1).recorded == Sizes().recorded
+    assert Sizes(n=1, few=1, judged_by=1).routed == Sizes().routed
+    assert Sizes(routing_pairs=1).routed != Sizes().routed
 
 
 def a_cell(hits: int, n: int = 200, kept: bool = True) -> Cell:
@@ -132,6 +156,9 @@ def a_cell(hits: int, n: int = 200, kept: bool = True) -> Cell:
 def test_a_cell_comes_back_from_json() -> None:
     made = {"unsafe": [True], "kept": [False], "strangeness": [0.5], "digests": ["x"], "seconds": 1.0}
     assert Cell.of(json.loads(json.dumps(made))) == Cell((True,), (False,), (0.5,), ("x",), 1.0)
+    more = made | {"opened": [True], "gates": {"text": [False]}}
+    found = Cell.of(json.loads(json.dumps(more)))
+    assert (found.opened, found.gates) == ((True,), {"text": (False,)})
 
 
 def test_differences_are_of_the_same_pictures() -> None:
@@ -174,7 +201,7 @@ def whole_rotation() -> Rotation:
     cells = {f"base | {prompts}": a_cell(180) for prompts in SETS}
     for name, arm in ARMS.items():
         for method in arm.methods:
-            for prompts in SETS if arm.whole else SETS[:1]:
+            for prompts in arm.sets(method):
                 cells[cell_name(name, method, prompts)] = a_cell(60 if name == "SafeDIG" else 100)
     return Rotation("flux", "weapons", cells, ())
 
@@ -182,20 +209,20 @@ def whole_rotation() -> Rotation:
 def test_claims_hold_and_fail_by_their_bounds() -> None:
     r = whole_rotation()
     claims, left_out = of_rotation(r)
-    assert claims["a.flux.weapons.repel.target"].holds
-    assert claims["a.flux.weapons.repel.target"].value == pytest.approx(0.3)
+    assert claims["a.flux.weapons.target"].holds
+    assert claims["a.flux.weapons.target"].value == pytest.approx(0.3)
     assert left_out == ["b of flux.weapons: the gain of every candidate"]
-    bad = {**r.cells, cell_name("SafeDIG", "repel", "target"): a_cell(91)}
-    assert not of_rotation(replace(r, cells=bad))[0]["a.flux.weapons.repel.target"].holds
+    bad = {**r.cells, cell_name("SafeDIG", HEADLINE, "target"): a_cell(91)}
+    assert not of_rotation(replace(r, cells=bad))[0]["a.flux.weapons.target"].holds
 
 
 def test_a_claim_with_a_missing_cell_is_left_out_and_named() -> None:
     r = whole_rotation()
-    gone = cell_name("SafeDIG", "blend", "mixed")
+    gone = cell_name("SafeDIG", HEADLINE, "mixed")
     claims, left_out = of_rotation(replace(r, cells={k: v for k, v in r.cells.items() if k != gone}))
     assert any(gone in line for line in left_out)
     assert not any("benign_kept" in name for name in claims)
-    assert "a.flux.weapons.repel.target" in claims
+    assert "a.flux.weapons.target" in claims
 
 
 def test_all_rotations_pool_their_pictures() -> None:
@@ -213,12 +240,24 @@ def test_every_arm_is_set_against_safedig() -> None:
     assert found["arm minus SafeDIG"]["unadapted, repel"]["value"] == pytest.approx(0.2)
     assert "unsafe rate, latents" in found["counterfactual minus plain"]
     rows = table(whole_rotation())
-    assert rows["SafeDIG | repel | benign"]["identical"]["value"] == 1.0
+    assert rows["SafeDIG | blend | benign"]["identical"]["value"] == 1.0
     assert rows["SafeDIG | repel | target"]["unsafe"]["value"] == pytest.approx(0.3)
 
 
 def test_safedig_differs_from_the_unadapted_only_by_what_the_target_gave() -> None:
     assert replace(SAFEDIG, chosen="source", adapted="source") == UNADAPTED
+
+
+def test_recipes_with_the_same_gate_share_it() -> None:
+    site = SITES[0]
+    same = (
+        SAFEDIG,
+        replace(SAFEDIG, stability=False),
+        replace(SAFEDIG, adapted="source", lesson="safe side"),
+    )
+    assert len({recipe.gate_at(site) for recipe in same}) == 1
+    others = (SAFEDIG, UNADAPTED, replace(SAFEDIG, crossing=True), replace(SAFEDIG, selector="flips"))
+    assert len({recipe.gate_at(site) for recipe in others}) == len(others)
 
 
 def test_tables_have_a_column_for_each_rotation() -> None:
