@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from ..steering.competition import TopK, rule_at
 from ..steering.directions import DirectionSet
 from ..steering.errors import SteeringError
+from ..steering.flow.modifier import RestrictFlow
 from ..steering.formats.bundle import Bundle
 from ..steering.gates import Gate, GateKind
 from ..steering.modifiers import Modifier
@@ -40,11 +41,12 @@ def attach(model: Any, entries: Iterable[Entry], latents: Sequence[Any] = ()) ->
     family = family_of(dit)
     for entry in entries:
         width = family.width(dit, entry.site)
-        if entry.modifier.width not in (None, width):
+        wanted = getattr(entry.modifier, "width", None)
+        if wanted not in (None, width):
             raise SteeringError(
                 f"site {entry.site}",
                 expected=f"width {width}, as this {family.name} model has",
-                found=f"width {entry.modifier.width}",
+                found=f"width {wanted}",
                 remedy="Choose a bundle made for this model.",
             )
     clone = model.clone()
@@ -155,6 +157,33 @@ def attach_directions(
         Entry(site, modify(DirectionSet.of_bundle(bundle, site)), schedule or Schedule()) for site in sites
     ]
     return attach(model, entries)
+
+
+def attach_flow(model: Any, restriction: RestrictFlow, bundle: Bundle | None = None) -> Any:
+    """A clone of a ModelPatcher that samples with a restriction of what flows in its attention.
+
+    Args:
+        bundle: that its anchors are from.
+
+    Raises:
+        SteeringError: the bundle is not for this model, or the model lacks an attention site.
+    """
+    if bundle is not None:
+        _require_family(model, bundle)
+    sites = restriction.sites_among(attention_sites(model))
+    both = restriction.startup, restriction.active
+    schedule = Schedule(min(part.start_percent for part in both), max(part.end_percent for part in both))
+    return attach(model, [Entry(site, restriction, schedule) for site in sites])
+
+
+def attention_sites(model: Any) -> tuple[Site, ...]:
+    """The attention of a ModelPatcher's blocks, in the order of a forward pass.
+
+    Raises:
+        SteeringError: the family is not supported.
+    """
+    dit = diffusion_model(model)
+    return family_of(dit).attention_sites(dit)
 
 
 def _require_family(model: Any, bundle: Bundle) -> None:

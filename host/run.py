@@ -2,7 +2,7 @@
 
 The host calls the model many times a run, in batches that it composes itself. What has to survive between
 those calls lives in a `Run` that the OUTER_SAMPLE wrapper puts into the run's own copy of the options, and
-that ends with it. When a run has made its latent, its log is filed under the digest of each picture, so that
+that ends with it. When a run has made its latent, its logs are filed under the digest of each picture, so that
 a node that gets only the LATENT finds what fired. Runs that change nothing make the same picture whatever they watch,
 so a picture may have the logs of several runs; none of them takes another's place.
 """
@@ -23,14 +23,16 @@ from torch import Tensor
 
 from ..steering.errors import SteeringError
 from ..steering.firing import FiringLog
+from ..steering.flow.log import FlowLog
+from ..steering.flow.step import FlowModifier, FlowRecord, FlowState
 from ..steering.sites import Site
 
 RUN_KEY = "steerdit_run"
 RUNS_KEPT = 32
 """How many runs' logs are in memory, whatever the number of their pictures."""
 
-_filed: deque[tuple[dict[str, int], FiringLog]] = deque(maxlen=RUNS_KEPT)
-"""Each run's pictures by digest, with their numbers in its log; the newest first."""
+_filed: deque[tuple[dict[str, int], FiringLog, FlowLog]] = deque(maxlen=RUNS_KEPT)
+"""Each run's pictures by digest, with their numbers in its logs; the newest first."""
 _lock = Lock()
 
 
@@ -54,6 +56,7 @@ class Run:
         self.seed = seed
         self.latent = latent
         self.log = FiringLog()
+        self.flows = FlowLog()
         self.owners: dict[object, str] = {}
         """Which conditionings of the guider an id was given to."""
         self.calls = 0
@@ -61,6 +64,7 @@ class Run:
         self._wanted: set[Site] = set()
         self._visited: set[Site] = set()
         self._told = False
+        self._states: dict[FlowModifier, FlowState] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> Run:
         return self  # other packs copy the options that hold it; the run stays one
@@ -69,6 +73,14 @@ class Run:
     def batch(self) -> int | None:
         """How many pictures are made at once."""
         return None if self.latent is None else self.latent[0]
+
+    def flow_state(self, modifier: FlowModifier) -> FlowState:
+        """What this run remembers for a modifier of attention."""
+        return self._states.setdefault(modifier, FlowState())
+
+    def flow_seen(self, modifier: FlowModifier, record: FlowRecord) -> None:
+        """Takes note of what a modifier of attention saw."""
+        self.flows.add(list(self._states).index(modifier), record)
 
     def is_whole(self, x: Tensor) -> bool:
         """Whether latents (R, C, H, W) are whole pictures, not the crop of a conditioning's area."""
@@ -161,11 +173,11 @@ def digest(picture: Tensor) -> str:
     return hashlib.sha256(repr(tuple(values.shape)).encode() + values.numpy().tobytes()).hexdigest()
 
 
-def file_log(latent: Tensor, log: FiringLog) -> None:
-    """Files a run's log under each picture of the latent (B, C, H, W) that it made; the oldest run is forgotten."""
+def file_log(latent: Tensor, log: FiringLog, flows: FlowLog | None = None) -> None:
+    """Files a run's logs under each picture of the latent (B, C, H, W) that it made; the oldest run is forgotten."""
     pictures = {digest(picture): image for image, picture in enumerate(latent)}
     with _lock:
-        _filed.appendleft((pictures, log))
+        _filed.appendleft((pictures, log, flows or FlowLog()))
 
 
 def find_logs(latent: Tensor) -> list[list[tuple[FiringLog, int]]]:
@@ -176,6 +188,15 @@ def find_logs(latent: Tensor) -> list[list[tuple[FiringLog, int]]]:
     Raises:
         SteeringError: the latent has no picture, or one that is not known.
     """
+    return [[(log, image) for log, _, image in runs] for runs in _found(latent)]
+
+
+def find_flows(latent: Tensor) -> list[list[tuple[FlowLog, int]]]:
+    """As `find_logs`, what was marked in attention."""
+    return [[(flows, image) for _, flows, image in runs] for runs in _found(latent)]
+
+
+def _found(latent: Tensor) -> list[list[tuple[FiringLog, FlowLog, int]]]:
     if latent.ndim < 3 or len(latent) == 0:
         raise SteeringError(
             "LATENT",
@@ -185,7 +206,10 @@ def find_logs(latent: Tensor) -> list[list[tuple[FiringLog, int]]]:
         )
     names = [digest(picture) for picture in latent]
     with _lock:
-        found = [[(log, pictures[name]) for pictures, log in _filed if name in pictures] for name in names]
+        found = [
+            [(log, flows, pictures[name]) for pictures, log, flows in _filed if name in pictures]
+            for name in names
+        ]
     if not all(found):
         raise SteeringError(
             "LATENT",
@@ -223,7 +247,7 @@ def sampling_run(
     if len(sigmas) > 1:
         run.finish()
     if isinstance(latent, Tensor) and latent.ndim >= 3:
-        file_log(latent, run.log)
+        file_log(latent, run.log, run.flows)
     return latent
 
 

@@ -20,6 +20,7 @@ from ..steering.errors import SteeringError
 from ..steering.modifiers import Step
 from ..steering.plan import Plan
 from ..steering.sites import Site
+from .attention import OVERRIDE, Attentions
 from .families import Family, Layout, family_of, uncompiled
 from .run import RUN_KEY, Run
 
@@ -58,6 +59,22 @@ def steered_call(
     layout = family.layout(dit, x, c_crossattn, kwargs.get("ref_latents") or ())
     rows, images = rows_of(chunks, len(options.get("cond_or_uncond", [0])), x.shape[0], run.batch)
     call = Call(plan, run, family, layout, sigma, x.shape[0], rows, images, run.is_whole(x))
+    if flows := plan.flows():
+        call.attentions = Attentions(
+            flows,
+            family,
+            layout,
+            sigma,
+            model.model_sampling.percent_to_sigma,
+            call.count,
+            rows,
+            images,
+            state=run.flow_state,
+            seed=run.seed,
+            observe=run.flow_seen,
+            whole=call.whole,
+            visited=call.visited,
+        )
     context = call.conditioning(c_crossattn)
     sites = plan.sites()
     with running_eagerly(options), blocks_that_run(family, dit, sites) as ran:
@@ -126,6 +143,8 @@ class Call:
     whole: bool = True
     """Whether the rows are whole pictures, not crops."""
     visited: set[Site] = field(default_factory=set[Site])
+    attentions: Attentions | None = None
+    """Where attention is restricted or watched."""
 
     def conditioning(self, context: Tensor) -> Tensor:
         """The conditioning (R, T, d) after the modifiers of the site `text`."""
@@ -133,16 +152,26 @@ class Call:
         return self.steered(site, context, self.family.text(context)) if self.plan.at(site) else context
 
     def options_around(self, options: dict[str, Any]) -> dict[str, Any]:
-        """A copy of the options in which each block with active sites is followed by our edits."""
+        """A copy of the options in which each block with active sites is followed by our edits, and its attention
+        goes through ours.
+        """
         replacements = options.get("patches_replace", {})
         blocks = dict(replacements.get("dit", {}))
         at: dict[tuple[str, int], list[Site]] = {}
         for site in self.plan.sites():
-            if site.index is not None:
-                at.setdefault(self.family.slot(site), []).append(site)
+            if site.index is None:
+                continue
+            slot = self.family.slot(site)
+            if site.is_attention and self.attentions is not None:
+                blocks[slot] = self.attentions.block_around(blocks.get(slot), site)
+            else:
+                at.setdefault(slot, []).append(site)
         for slot, sites in at.items():
             blocks[slot] = self._after(blocks.get(slot), sites)
-        return {**options, "patches_replace": {**replacements, "dit": blocks}}
+        around = {**options, "patches_replace": {**replacements, "dit": blocks}}
+        if self.attentions is not None:
+            around[OVERRIDE] = self.attentions.override_around(options.get(OVERRIDE))
+        return around
 
     def _after(self, earlier: Any, sites: Sequence[Site]) -> Any:
         def block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
+from .flow.step import FlowModifier
 from .modifiers import Modifier
 from .schedules import Schedule
 from .sites import Site
@@ -15,7 +17,8 @@ class Entry:
     """One modifier at one site for a part of the schedule."""
 
     site: Site
-    modifier: Modifier
+    modifier: Modifier | FlowModifier
+    """Of tokens, or at an attention site of attention."""
     schedule: Schedule = Schedule()
 
 
@@ -45,5 +48,13 @@ class Plan:
         return Plan(tuple(entry for entry in self.entries if entry.schedule.active(sigma, percent_to_sigma)))
 
     def at(self, site: Site) -> tuple[Modifier, ...]:
-        """The modifiers of one site, in their order."""
-        return tuple(entry.modifier for entry in self.entries if entry.site == site)
+        """The modifiers of one site's tokens, in their order."""
+        return tuple(cast("Modifier", entry.modifier) for entry in self.entries if entry.site == site)
+
+    def flows(self) -> dict[Site, tuple[FlowModifier, ...]]:
+        """The modifiers of each attention site, in their order."""
+        found: dict[Site, tuple[FlowModifier, ...]] = {}
+        for entry in self.entries:
+            if entry.site.is_attention:
+                found[entry.site] = (*found.get(entry.site, ()), cast("FlowModifier", entry.modifier))
+        return found

@@ -19,6 +19,7 @@ from ...steering.sites import Site
 FAMILIES = {
     "comfy.ldm.flux.model.Flux": "flux",
     "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": "sd3",
+    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": "qwen_image",
 }
 """Class of the diffusion model -> module here."""
 
@@ -31,13 +32,18 @@ class Layout:
     """Tokens of the conditioning."""
     grid: tuple[int, int]
     """Height and width of the generated picture in tokens."""
-    reference: int = 0
-    """Tokens of reference latents."""
+    references: tuple[tuple[int, int], ...] = ()
+    """Height and width of each reference latent in tokens, in the order in which they lie behind the picture."""
 
     @property
     def image(self) -> int:
         """Tokens of the generated picture."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def reference(self) -> int:
+        """Tokens of reference latents."""
+        return sum(height * width for height, width in self.references)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,14 @@ class Family(Protocol):
         """Where the site's tokens are in the block's outputs; `options` are the block's transformer_options."""
         ...
 
+    def attention_sites(self, dit: Any) -> tuple[Site, ...]:
+        """The joint attention of each block, `double.1.attention`, in the order of a forward pass."""
+        ...
+
+    def joint_text(self, site: Site, inputs: dict[str, Any], layout: Layout) -> int:
+        """How many tokens of text come first in the joint attention of a block with these inputs."""
+        ...
+
 
 def family_of(dit: Any) -> Family:
     """The family of a diffusion model, compiled or not.
@@ -129,6 +143,22 @@ def no_such_site(family: str, site: Site, expected: str) -> SteeringError:
         found="no such place in this model",
         remedy=f"Choose other sites, or a bundle made for this {family} model.",
     )
+
+
+def attention_width(family: str, site: Site, available: Sequence[Site], width: int) -> int:
+    """The size h·d of an attention site's outputs; SteeringError where the model has no such site."""
+    if site not in available:
+        raise no_such_site(family, site, f"{available[0]} to {available[-1]}")
+    return width
+
+
+def grid_of(latents: Tensor, patch: int) -> tuple[int, int]:
+    """Height and width in tokens of latents (R, C, H, W) or (R, C, 1, H, W).
+
+    Odd sizes are rounded up to whole patches, as the host pads them.
+    """
+    height, width = (-(-size // patch) for size in latents.shape[-2:])
+    return height, width
 
 
 def require_count(site: Site, expected: Sequence[int], available: int) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
-from . import Layout, Span, no_such_site, require_count, require_tokens
+from . import Layout, Span, attention_width, grid_of, no_such_site, require_count, require_tokens
 
 
 class Flux:
@@ -63,6 +62,8 @@ class Flux:
         """The text encoder's width (4096 for T5-XXL) at `text`, the model's own in the blocks."""
         if site.block == "text":
             return dit.params.context_in_dim
+        if site.is_attention:
+            return attention_width(self.name, site, self.attention_sites(dit), dit.hidden_size)
         blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
         if site.block not in blocks or site.index not in range(blocks[site.block]):
             raise no_such_site(
@@ -73,17 +74,9 @@ class Flux:
         return dit.hidden_size
 
     def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
-        """Odd sizes are rounded up to whole patches, as the host pads them; references lie behind the picture."""
-
-        def grid(latents: Tensor) -> tuple[int, int]:
-            height, width = (ceil(size / dit.patch_size) for size in latents.shape[-2:])
-            return height, width
-
-        return Layout(
-            text=context.shape[1],
-            grid=grid(x),
-            reference=sum(height * width for height, width in map(grid, references)),
-        )
+        """References lie behind the picture, one after another; how they are numbered moves none of them."""
+        patch = dit.patch_size
+        return Layout(context.shape[1], grid_of(x, patch), tuple(grid_of(one, patch) for one in references))
 
     def text(self, context: Tensor) -> slice:
         """All tokens of the conditioning: T5's alone."""
@@ -114,6 +107,17 @@ class Flux:
         # The references may be there no more, where a node has cached what they say.
         require_count(site, (image, image + layout.reference), available)
         return Span(output, start, stop)
+
+    def attention_sites(self, dit: Any) -> tuple[Site, ...]:
+        """One in each double and each single block."""
+        blocks = {"double": len(dit.double_blocks), "single": len(dit.single_blocks)}
+        return tuple(Site(block, i, "attention") for block, depth in blocks.items() for i in range(depth))
+
+    def joint_text(self, site: Site, inputs: dict[str, Any], layout: Layout) -> int:
+        """Double blocks get text of its own; before single blocks newer hosts say where it ends."""
+        if site.block == "double":
+            return inputs["txt"].shape[1]
+        return (inputs.get("transformer_options") or {}).get("img_slice", (layout.text,))[0]
 
 
 FAMILY = Flux()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
-from . import Layout, Span, no_such_site, require_count, require_tokens
+from . import Layout, Span, attention_width, grid_of, no_such_site, require_count, require_tokens
 
 CLIP_TOKENS = 77
 
@@ -44,6 +43,8 @@ class SD3:
         """The text encoder's width (4096 for T5-XXL) at `text`, the model's own in the blocks."""
         if site.block == "text":
             return getattr(dit.context_embedder, "in_features", dit.hidden_size)
+        if site.is_attention:
+            return attention_width(self.name, site, self.attention_sites(dit), dit.hidden_size)
         last = len(dit.joint_blocks) - 1
         if site.block != "joint" or site.index not in range(last + 1) or site.stream == "reference":
             raise no_such_site(self.name, site, f"text, or joint.0 to joint.{last} with stream text or image")
@@ -56,9 +57,8 @@ class SD3:
         return dit.hidden_size
 
     def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
-        """Odd sizes are rounded up to whole patches, as the host pads them. There are no references."""
-        height, width = (ceil(size / dit.patch_size) for size in x.shape[-2:])
-        return Layout(text=context.shape[1], grid=(height, width))
+        """There are no references: the host hands this model none."""
+        return Layout(context.shape[1], grid_of(x, dit.patch_size))
 
     def text(self, context: Tensor) -> slice:
         """T5's tokens, behind CLIP's; SteeringError where there are none."""
@@ -88,6 +88,14 @@ class SD3:
         require_tokens(site, 0, stop, available)
         require_count(site, (stop,), available)
         return Span(output, 0, stop)
+
+    def attention_sites(self, dit: Any) -> tuple[Site, ...]:
+        """One in each joint block; the attention of SD3.5 medium's pictures among themselves is none."""
+        return tuple(Site("joint", index, "attention") for index in range(len(dit.joint_blocks)))
+
+    def joint_text(self, site: Site, inputs: dict[str, Any], layout: Layout) -> int:
+        """The block's own text."""
+        return inputs["txt"].shape[1]
 
 
 FAMILY = SD3()
