@@ -7,7 +7,7 @@ A bundle is a safetensors file whose metadata holds `steerdit` (the header, see 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BundleError
+from ..flow.anchors import Anchors
 from ..sites import Site
+from .anchors import AnchorSite
 from .container import Container, TensorSpan, chunks, read_container, sha256_of
 from .directions import DirectionSite
 from .fields import DAMAGED, listed, plain, shown
@@ -99,6 +101,11 @@ class Bundle:
         return self.header.directions
 
     @property
+    def anchors(self) -> Mapping[Site, AnchorSite]:
+        """At attentions; the first is where unsafe content was found best."""
+        return self.header.anchors
+
+    @property
     def categories(self) -> tuple[str, ...]:
         """Names of all categories of latents at any site, in the order of the header."""
         return tuple(dict.fromkeys(name for site in self.sites.values() for name in site.categories))
@@ -168,12 +175,41 @@ class Bundle:
                 found=f"{site}, where there are none",
                 remedy="Choose a site at which the bundle holds directions, or another bundle.",
             )
+        parts = self._parts(site, self.directions[site].tensor_shapes())
+        return DirectionTensors(parts["direction"], parts["direction_mean"])
+
+    def read_anchors(self, site: Site) -> Anchors:
+        """The anchors at an attention, after checking their bytes against the header's hashes.
+
+        Raises:
+            BundleError: the bundle has none there, a value is not finite, the file changed.
+        """
+        if site not in self.anchors:
+            raise BundleError(
+                str(self.path),
+                expected=f"anchors at {', '.join(map(str, self.anchors)) or 'some attention'}",
+                found=f"{site}, where there are none",
+                remedy="Choose an attention at which the bundle holds anchors, or another bundle.",
+            )
+        entry = self.anchors[site]
+        parts = self._parts(site, entry.tensor_shapes())
+        return Anchors(
+            site,
+            entry.concepts,
+            means=parts["anchor"],
+            contrasts=parts.get("anchor_contrast"),
+            offsets=parts.get("anchor_offset"),
+            benign=parts.get("anchor_benign"),
+        )
+
+    def _parts(self, site: Site, names: Iterable[str]) -> dict[str, Tensor]:
+        """Whole tensors of a site, checked, in float32."""
         parts: dict[str, Tensor] = {}
-        for part in self.directions[site].tensor_shapes():
+        for part in names:
             self.check(f"{site}.{part}")
             with OpenContainer(self.container) as file:
                 parts[part] = self._finite(site, part, file.whole(f"{site}.{part}").float())
-        return DirectionTensors(parts["direction"], parts["direction_mean"])
+        return parts
 
     def of_site(self, site: Site) -> dict[str, TensorSpan]:
         """The tensors of a site."""
@@ -279,7 +315,8 @@ def _match_table(
     allowed: dict[str, tuple[int, ...]] = {}
     saes = [(site, entry, f"{entry.activation} at {site}") for site, entry in header.sites.items()]
     directions = [(site, entry, f"directions at {site}") for site, entry in header.directions.items()]
-    for site, entry, purpose in (*saes, *directions):
+    anchors = [(site, entry, f"anchors at {site}") for site, entry in header.anchors.items()]
+    for site, entry, purpose in (*saes, *directions, *anchors):
         required = {f"{site}.{part}": shape for part, shape in entry.tensor_shapes().items()}
         for name in required:
             if name not in container.tensors:
@@ -297,7 +334,7 @@ def _match_table(
             raise BundleError(
                 f"{file}: {shown(name)}",
                 expected="listed tensors of the sites "
-                + ", ".join(dict.fromkeys(map(str, (*header.sites, *header.directions)))),
+                + ", ".join(dict.fromkeys(map(str, (*header.sites, *header.directions, *header.anchors)))),
                 found="a tensor that belongs to none"
                 if name not in allowed
                 else "a tensor the header does not list",

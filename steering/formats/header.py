@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ..errors import SteeringError
 from ..sites import Site
 from ..standardise import STANDARDISERS
+from .anchors import ANCHOR_BLOCKS, AnchorSite, anchor_site, anchor_site_json
 from .categories import RateRecord, rate_of, rates_json, require_category_name
 from .directions import DIRECTION_BLOCKS, DirectionSite, direction_site, direction_site_json
 from .fields import LICENSE, SHA256, Field, listed, parse_json
@@ -138,6 +139,8 @@ class BundleHeader:
     made: Made
     sites: Mapping[Site, SaeSite] = field(default_factory=dict[Site, SaeSite])
     directions: Mapping[Site, DirectionSite] = field(default_factory=dict[Site, DirectionSite])
+    anchors: Mapping[Site, AnchorSite] = field(default_factory=dict[Site, AnchorSite])
+    """At attentions; the first is where unsafe content was found best."""
 
 
 def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRecord]]:
@@ -160,17 +163,24 @@ def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRe
         fields["version"].refuse(
             f"at most {VERSION}", f"{version}", "Update the SteerDiT pack to read this bundle."
         )
-    fields = root.record("format version name family base license made sites tensors", "directions")
-    with_directions = "directions" in fields
-    family = fields["family"].one_of(DIRECTION_BLOCKS if with_directions else FAMILY_BLOCKS, UPDATE)
+    fields = root.record("format version name family base license made sites tensors", "directions anchors")
+    families = {
+        **FAMILY_BLOCKS,
+        **(DIRECTION_BLOCKS if "directions" in fields else {}),
+        **(ANCHOR_BLOCKS if "anchors" in fields else {}),
+    }
+    family = fields["family"].one_of(families, UPDATE)
     base = fields["base"].record("name", "sha256")
     made = fields["made"].record("by recipe")
     made["recipe"].mapping()
     sites = _by_site(fields["sites"], family, FAMILY_BLOCKS, _sae_site)
     directions: dict[Site, DirectionSite] = {}
-    if with_directions:
+    if "directions" in fields:
         directions = _by_site(fields["directions"], family, DIRECTION_BLOCKS, direction_site)
-    if not sites and not directions:
+    anchors: dict[Site, AnchorSite] = {}
+    if "anchors" in fields:
+        anchors = _by_site(fields["anchors"], family, ANCHOR_BLOCKS, anchor_site, attention=True)
+    if not sites and not directions and not anchors:
         fields["sites"].refuse("at least one site")
     header = BundleHeader(
         name=fields["name"].text(longest=200),
@@ -180,6 +190,7 @@ def parse_header(text: str, file: str) -> tuple[BundleHeader, dict[str, TensorRe
         made=Made(made["by"].text(), json.loads(json.dumps(made["recipe"].value))),
         sites=sites,
         directions=directions,
+        anchors=anchors,
     )
     return header, {name: _tensor(entry) for name, entry in fields["tensors"].mapping().items()}
 
@@ -195,7 +206,8 @@ def header_json(header: BundleHeader, tensors: Mapping[str, TensorRecord]) -> st
         "license": header.license,
         "made": {"by": header.made.by, "recipe": dict(header.made.recipe)},
         "sites": {str(site): _site_json(entry) for site, entry in header.sites.items()},
-        **_directions_json(header.directions),
+        **_section("directions", header.directions, direction_site_json),
+        **_section("anchors", header.anchors, anchor_site_json),
         "tensors": {
             name: {"dtype": record.dtype, "shape": list(record.shape), "sha256": record.sha256}
             for name, record in tensors.items()
@@ -204,10 +216,10 @@ def header_json(header: BundleHeader, tensors: Mapping[str, TensorRecord]) -> st
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
-def _directions_json(directions: Mapping[Site, DirectionSite]) -> dict[str, object]:
+def _section(name: str, sites: Mapping[Site, T], written: Callable[[T], object]) -> dict[str, object]:
     """Nothing where there are none, so that older packs read what they can use."""
-    found = {str(site): direction_site_json(entry) for site, entry in directions.items()}
-    return {"directions": found} if found else {}
+    found = {str(site): written(entry) for site, entry in sites.items()}
+    return {name: found} if found else {}
 
 
 def _sha256(entry: Field) -> str:
@@ -215,19 +227,23 @@ def _sha256(entry: Field) -> str:
 
 
 def _by_site(
-    section: Field, family: str, blocks: Mapping[str, tuple[str, ...]], read: Callable[[Field], T]
+    section: Field,
+    family: str,
+    blocks: Mapping[str, tuple[str, ...]],
+    read: Callable[[Field], T],
+    attention: bool = False,
 ) -> dict[Site, T]:
-    """A section of the header by its sites, at those blocks that the family has."""
+    """A section of the header by its sites, at those blocks that the family has; all are attentions, or none is."""
     sites: dict[Site, T] = {}
     for written, entry in section.mapping().items():
-        site = _site(written, entry, family, blocks.get(family, ()))
+        site = _site(written, entry, family, blocks.get(family, ()), attention)
         if site in sites:
             entry.refuse("each site once", f"{site} again")
         sites[site] = read(entry)
     return sites
 
 
-def _site(written: str, entry: Field, family: str, blocks: tuple[str, ...]) -> Site:
+def _site(written: str, entry: Field, family: str, blocks: tuple[str, ...], attention: bool) -> Site:
     if len(written) > 40:
         entry.refuse("the name of a site", f"{len(written)} characters")
     try:
@@ -236,8 +252,8 @@ def _site(written: str, entry: Field, family: str, blocks: tuple[str, ...]) -> S
         entry.refuse(reason.expected, reason.found, UPDATE)
     if str(site) != written:
         entry.refuse(f"the site written as {site}", repr(written))
-    if site.is_attention:
-        entry.refuse("a site with tokens", f"{site}, which names an attention")
+    if site.is_attention != attention:
+        entry.refuse("an attention" if attention else "a site with tokens, not an attention", str(site))
     if site.block not in blocks:
         entry.refuse(
             f"a site in {', '.join(blocks) or 'none'}, which family {family} has", repr(written), UPDATE

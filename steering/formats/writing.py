@@ -33,7 +33,8 @@ def write_bundle(
         replace: an existing file of another content; otherwise it is refused.
         tensors: named `<site>.encoder` (N, d), `.encoder_bias` (N), `.decoder` (N, d), `.decoder_bias` (d),
             with jumprelu `.threshold` (N), which topk may have too, if wanted `.decoder_adapted` (N, d); for C
-            directions `<site>.direction` (C, d) and `.direction_mean` (d); float32, float16, bfloat16.
+            directions `<site>.direction` (C, d) and `.direction_mean` (d); for C concepts' anchors those of
+            `anchor_tensors`; float32, float16, bfloat16.
 
     Raises:
         BundleError: the header is unsound, or a tensor is missing, unknown, misshapen or not finite.
