@@ -267,7 +267,8 @@ class Generator(VelocityModel):
         patches = [rearrange(z, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2) for z in (x, *references)]
         img = self.img_in(torch.cat(patches, 1))
         txt, vec = self.txt_in(context), self.time_in(time_embedding(t)) + self.vector_in(y)
-        ids = torch.cat([torch.zeros(text, 3), token_ids((h, w), *(z.shape[-2:] for z in references))])
+        sizes = [(z.shape[-2], z.shape[-1]) for z in references]
+        ids = torch.cat([torch.zeros(text, 3), token_ids((h, w), *sizes)])
         pe, mask = rotary(ids), None
         if lengths is not None:  # padded text tokens are not attended to
             padded = torch.arange(text)[None] >= lengths[:, None]
