@@ -4,7 +4,9 @@ layout     where text, picture and references lie in the joint sequence
 anchors    what unsafe attention outputs look like, from moments
 score      how much each patch looks like that
 localise   from scores to a core and its ring
+groups     which queries attend by which weights
 restrict   exact restricted attention without an attention map
 modifier   all of it, as one modifier of a plan
-calibrate  thresholds from benign and unsafe runs
+
+Thresholds are calibrated in training/localisation.py.
 """

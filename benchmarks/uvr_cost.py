@@ -1,0 +1,226 @@
+"""What restricting the flow costs beside ordinary attention, at FLUX's size and on one thread: claims e of UVR.
+
+    plain          the attention that the host would use
+    idle           an attention that localises and finds nothing
+    acting         core and ring restricted, at any attention after the one that localises; both forms, both ways
+    editing        the flow from a reference as large as the picture restricted, in a sequence as long
+    finding        an attention that localises, finds something and restricts it at once
+    materialised   the published form, written plainly: the whole matrix of weights, times λ
+
+Every ratio is of medians from the same rounds. `python -m steerdit.benchmarks.uvr_cost` runs it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..steering.flow.groups import Flow, Group, Weights, groups_of
+from ..steering.flow.layout import FlowLayout, TokenGrid
+from ..steering.flow.localise import around
+from ..steering.flow.modifier import Memory, Noise, RestrictFlow
+from ..steering.flow.restrict import Way
+from ..steering.flow.score import Detector, ScoreKind
+from ..steering.flow.step import FlowState, FlowStep
+from ..steering.schedules import Schedule
+from ..steering.sites import Site
+from .results import Claim, at_least, at_most, versions, write
+from .timing import Timing, beside_each_other, described, ratio
+
+SEED = 11
+LOOKS, ACTS = Site.parse("single.10.attention"), Site.parse("single.11.attention")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ATTENTIONS = 57
+"""Of FLUX.1: one of them localises."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is; `--tiny` only shows that it runs."""
+
+    text: int = 512
+    grid: tuple[int, int] = (64, 64)
+    heads: int = 24
+    width: int = 128
+    rounds: int = 5
+    core: tuple[int, int] = (20, 20)
+    """A tenth of the picture."""
+
+
+TINY = Sizes(32, (16, 16), 2, 32, 3, (5, 5))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention, and a restriction that finds the core, or finds nothing."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    layout: FlowLayout
+    core: Tensor
+
+    @classmethod
+    def drawn(cls, sizes: Sizes, dtype: torch.dtype, *, editing: bool = False) -> Case:
+        """Random queries, keys and values; for editing half of the picture's tokens are a reference's."""
+        height, width = sizes.grid[0] // (1 + editing), sizes.grid[1]
+        image = TokenGrid(sizes.text, height, width)
+        references = (TokenGrid(image.stop, height, width),) if editing else ()
+        layout = FlowLayout(slice(0, sizes.text), image, references)
+        g = torch.Generator().manual_seed(SEED)
+        q, k, v = (
+            torch.randn(1, sizes.heads, layout.tokens, sizes.width, generator=g).to(dtype) for _ in range(3)
+        )
+        core = torch.zeros(height, width, dtype=torch.bool)
+        core[4 : 4 + sizes.core[0], 4 : 4 + sizes.core[1]] = True
+        return cls(q, k, v, layout, core)
+
+    def restriction(self, **changes: Any) -> RestrictFlow:
+        """One that looks at LOOKS and, in a random picture, finds nothing."""
+        shape = 1, self.q.shape[1], self.q.shape[3]
+        nothing = Detector(
+            "any", ScoreKind.WHITENED, 1e9, torch.ones(shape) / self.q.shape[1], torch.zeros(shape[:2])
+        )
+        flow = RestrictFlow(LOOKS, (nothing,), active=Schedule(), memory=Memory.FIRST, noise=Noise(0.0))
+        return replace(flow, **changes)
+
+    def visit(self, restriction: RestrictFlow, site: Site, known: bool) -> Callable[[], Tensor]:
+        """One visit of an attention, where the picture's region is known or not."""
+
+        def run() -> Tensor:
+            state = FlowState({0: around(self.core, 1)} if known else {})
+            step = FlowStep(site, 1.0, lambda percent: 1 - percent, (0,), self.layout, state, seed=SEED)
+            return restriction(attend, self.q, self.k, self.v, step)
+
+        return run
+
+    def groups(self, flow: Flow) -> tuple[Group, ...]:
+        return groups_of(self.layout, around(self.core, 1), Weights(), flow, self.layout.tokens)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """As the host's attention_pytorch."""
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).reshape(q.shape[0], -1, q.shape[1] * q.shape[3])
+
+
+def materialised(case: Case, flow: Flow) -> Callable[[], Tensor]:
+    """Every weight of every head in memory, as the published code has it, λ a matrix as well."""
+
+    def run() -> Tensor:
+        factors = torch.ones(case.layout.tokens, case.layout.tokens, dtype=case.q.dtype)
+        for group in case.groups(flow):
+            factors[group.rows] = group.weights.to(case.q.dtype)
+        weights = (case.q @ case.k.mT / case.q.shape[-1] ** 0.5).softmax(-1)
+        weights = weights * factors
+        weights = weights / weights.sum(-1, keepdim=True)
+        return (weights @ case.v).transpose(1, 2).flatten(2)
+
+    return run
+
+
+def agreement(case: Case, run: Callable[[], Tensor], flow: Flow) -> float:
+    """The largest difference between a fast form and the materialised one."""
+    return float((run().float() - materialised(case, flow)().float()).abs().max())
+
+
+def columns(case: Case, edited: Case) -> dict[str, Callable[[], Tensor]]:
+    """What is timed."""
+    quiet = case.restriction()
+
+    def acting(**changes: Any) -> Callable[[], Tensor]:
+        return case.visit(case.restriction(**changes), ACTS, True)
+
+    found: dict[str, Callable[[], Tensor]] = {
+        "plain": lambda: attend(case.q, case.k, case.v, None),
+        "idle": case.visit(quiet, LOOKS, False),
+        "acting": acting(),
+        "acting_unrenormalised": acting(renormalise=False),
+        "acting_dimensions": acting(way=Way.DIMENSIONS),
+        "acting_noise": acting(noise=Noise()),
+        "editing": edited.visit(edited.restriction(flow=Flow.REFERENCE), ACTS, True),
+        # A region that is known stays, so that what is found does not depend on random numbers.
+        "finding": case.visit(quiet, LOOKS, True),
+        "materialised": materialised(case, Flow.CONTENT),
+    }
+    return found
+
+
+def claims_e(sizes: Sizes, rows: dict[str, Any], dtypes: Sequence[str] = ("float32",)) -> dict[str, Claim]:
+    """Cost of restricting, of not restricting, and of the published form."""
+    claims: dict[str, Claim] = {}
+    for name in dtypes:
+        case, edited = (Case.drawn(sizes, DTYPES[name], editing=editing) for editing in (False, True))
+        runs = columns(case, edited)
+        timings = beside_each_other(runs, sizes.rounds)
+        rows[f"e.{name}"] = described(
+            timings,
+            tokens=case.layout.tokens,
+            heads=sizes.heads,
+            width=sizes.width,
+            restricted=sum(len(group.rows) for group in case.groups(Flow.CONTENT)),
+            differs=agreement(case, runs["acting"], Flow.CONTENT),
+            editing_differs=agreement(edited, runs["editing"], Flow.REFERENCE),
+        )
+        key, n = f"e.{name}", sizes.rounds
+        for column in ("acting", "acting_unrenormalised", "editing"):
+            claims[f"{key}.{column}"] = at_most(ratio(timings, column, "plain"), 1.10, n)
+        claims[f"{key}.step"] = at_most(_step(timings), 1.10, n)
+        claims[f"{key}.idle"] = at_most(ratio(timings, "idle", "plain"), 1.01, n)
+        claims[f"{key}.materialised.time"] = at_least(ratio(timings, "materialised", "plain"), 4, n)
+        claims[f"{key}.materialised.memory"] = at_least(_memory(timings), 20, 1)
+    return claims
+
+
+def _step(timings: dict[str, Timing]) -> float:
+    """All attentions of one step, of which one localises as well, over as many plain ones."""
+    step = (ATTENTIONS - 1) * timings["acting"].median + timings["finding"].median
+    return step / (ATTENTIONS * timings["plain"].median)
+
+
+def _memory(timings: dict[str, Timing]) -> float:
+    """Peak memory of the published form over that of plain attention; NaN where the system does not say."""
+    whole, plain = timings["materialised"].peak_bytes, timings["plain"].peak_bytes
+    return whole / max(plain, 1) if whole is not None and plain is not None else float("nan")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--dtype", nargs="+", default=["float32"], choices=DTYPES)
+    ask.add_argument(
+        "--heads", type=int, default=Sizes.heads, help="fewer take less time; not written if not 24"
+    )
+    ask.add_argument("--rounds", type=int, default=Sizes.rounds)
+    ask.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; not written")
+    args = ask.parse_args(arguments)
+    sizes = TINY if args.tiny else Sizes(heads=args.heads, rounds=args.rounds)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    rows: dict[str, Any] = {}
+    claims = claims_e(sizes, rows, args.dtype)
+    for key, row in rows.items():
+        for name, column in row["columns"].items():
+            peak = column["peak_bytes"]
+            print(
+                f"{key}  {name:<22} {column['median']:8.3f} s  {'?' if peak is None else peak >> 20:>6} MiB"
+            )
+        print(f"{key}  differs {row['differs']:.2g}, editing {row['editing_differs']:.2g}")
+    for name, claim in claims.items():
+        verdict = "ran  " if args.tiny else "holds" if claim.holds else "FAILS"
+        print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})")
+    if args.tiny or sizes.heads != Sizes.heads:
+        return 0
+    machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    write("uvr_cost", claims, machine=machine, rows=rows, seed=SEED, versions=versions("torch"))
+    return int(not all(claim.holds for claim in claims.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
