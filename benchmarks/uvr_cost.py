@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..steering.flow.groups import Flow, Group, Weights, groups_of
 from ..steering.flow.layout import FlowLayout, TokenGrid
 from ..steering.flow.localise import around
-from ..steering.flow.modifier import Memory, Noise, RestrictFlow
+from ..steering.flow.modifier import Noise, RestrictFlow
 from ..steering.flow.restrict import Way
 from ..steering.flow.score import Detector, ScoreKind
 from ..steering.flow.step import FlowState, FlowStep
@@ -88,7 +88,7 @@ class Case:
         nothing = Detector(
             "any", ScoreKind.WHITENED, 1e9, torch.ones(shape) / self.q.shape[1], torch.zeros(shape[:2])
         )
-        flow = RestrictFlow(LOOKS, (nothing,), active=Schedule(), memory=Memory.FIRST, noise=Noise(0.0))
+        flow = RestrictFlow(LOOKS, (nothing,), active=Schedule(), noise=Noise(0.0))
         return replace(flow, **changes)
 
     def visit(self, restriction: RestrictFlow, site: Site, known: bool) -> Callable[[], Tensor]:
@@ -146,7 +146,7 @@ def columns(case: Case, edited: Case) -> dict[str, Callable[[], Tensor]]:
         "acting_dimensions": acting(way=Way.DIMENSIONS),
         "acting_noise": acting(noise=Noise()),
         "editing": edited.visit(edited.restriction(flow=Flow.REFERENCE), ACTS, True),
-        # A region that is known stays, so that what is found does not depend on random numbers.
+        # It finds nothing new, and restricts what is known.
         "finding": case.visit(quiet, LOOKS, True),
         "materialised": materialised(case, Flow.CONTENT),
     }

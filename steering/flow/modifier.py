@@ -167,7 +167,7 @@ class RestrictFlow:
 
         True where it localises now, or where it restricts now and some picture has a region that is not empty.
         """
-        return self._localises(site, sigma, percent_to_sigma, state) or (
+        return self._localises(site, sigma, percent_to_sigma) or (
             self._restricts(site)
             and self.active.active(sigma, percent_to_sigma)
             and (self.masks is not None or any(not region.is_empty for region in state.regions.values()))
@@ -189,7 +189,8 @@ class RestrictFlow:
         """
         step.require_shapes(q, k)
         plain: Tensor | None = None
-        if self._localises(step.site, step.sigma, step.percent_to_sigma, step.state):
+        settled = self.memory is Memory.FIRST and all(image in step.state.regions for image in step.images)
+        if self._localises(step.site, step.sigma, step.percent_to_sigma) and not settled:
             plain = attend(q, k, v, step.mask)
             self._localise(plain, q.shape[1], step)
         self._place_masks(step)
@@ -223,9 +224,7 @@ class RestrictFlow:
             )
         return out
 
-    def _localises(
-        self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float], state: FlowState
-    ) -> bool:
+    def _localises(self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
         return site == self.site and self.startup.active(sigma, percent_to_sigma)
 
     def _restricts(self, site: Site) -> bool:

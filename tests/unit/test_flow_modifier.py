@@ -170,6 +170,17 @@ def test_memory(memory: Memory, then: set[int]) -> None:
     torch.testing.assert_close(out.double(), expected((q, k, v), [core]), rtol=1e-5, atol=1e-5)
 
 
+def test_a_first_localisation_that_found_nothing_holds_too() -> None:
+    modifier, state = restriction(memory=Memory.FIRST), FlowState()
+    seen: list[FlowRecord] = []
+    for marked in (set[int](), MARKED):
+        attend = Counting()
+        out = modifier(attend, *visit([marked]), flows.step(LAYOUT, state=state, observe=seen.append))
+        assert out is attend.given[0]
+        assert len(attend.given) == 1
+    assert len(seen) == 1
+
+
 def test_several_concepts_are_marked_together() -> None:
     second = torch.zeros(1, HEADS, WIDTH)
     second[0, 0, 1] = 1.0
