@@ -149,3 +149,23 @@ def sample_prompts(
             torch.zeros_like(start), callback=heard, disable_pbar=True, seed=seeds[numbers[0]],
         )  # fmt: skip
         yield numbers, latents
+
+
+def sample_latent(
+    model: Any,
+    latent: dict[str, Any],
+    *,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Any,
+    negative: Any,
+) -> dict[str, Any]:
+    """What the host's KSampler makes of a LATENT with these settings."""
+    import nodes
+
+    return nodes.common_ksampler(
+        model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent
+    )[0]

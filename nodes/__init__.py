@@ -14,6 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from .adapt import AdaptNode
+from .anchors import CollectAnchorsNode, SamplePromptsNode
+from .attention_flow import AttentionFlowNode
 from .browse import BrowseNode
 from .bundle import DownloadBundleNode, LoadBundleNode
 from .calibrate import CalibrateNode
@@ -26,6 +28,8 @@ from .directions import (
     TransferDirectionNode,
 )
 from .encoders import LoadLanguageModelNode, TextEncoderNode
+from .flow import RestrictFlowNode
+from .flow_mask import FlowMaskNode
 from .imported import ImportSaeNode
 from .prompts import LoadPromptsNode, PromptListNode
 from .record import LoadRecordingNode, RecordNode
@@ -67,4 +71,9 @@ NODES: list[type[Any]] = [
     AlignEncodersNode,
     TransferDirectionNode,
     CalibrateDirectionNode,
+    RestrictFlowNode,
+    FlowMaskNode,
+    SamplePromptsNode,
+    CollectAnchorsNode,
+    AttentionFlowNode,
 ]

@@ -20,6 +20,12 @@ TOPK = ("auto", "exact", "threshold", "relu")
 DIRECTION_OPERATORS = ("project_out", "add", "clamp")
 WEIGHTINGS = ("gated", "given", "uniform")
 
+# Restricting the flow of attention.
+FLOW_TASKS = ("generation", "editing", "both")
+FLOW_SCORES = ("whitened", "cosine", "dot")
+FLOW_THRESHOLDS = ("calibrated", "published", "given")
+FLOW_FORMS = ("renormalised", "unrenormalised")
+
 # Families of models: those with sites for autoencoders, and those with text that directions can steer.
 SAE_FAMILIES = ("flux", "sd3")
 TEXT_FAMILIES = (
@@ -51,6 +57,17 @@ ADAPTATION_METHODS = ("auto", "closed form", "steps")
 MAPS = ("ridge", "procrustes", "mlp")
 FLOOR = 0.1
 QUANTILE = 0.99
+
+
+class Flow:
+    """Weights', Noise's and RestrictFlow's defaults."""
+
+    core = 0.2
+    ring = 0.4
+    safe = 1.05
+    noise = 0.999
+    startup = 0.36
+    end = 0.36
 
 
 class Training:

@@ -20,6 +20,8 @@ SITES = io.Custom("STEERDIT_SITES")
 """A tuple of Site, best first."""
 SELECTION = io.Custom("STEERDIT_SELECTION")
 """A Selection: the latents of an autoencoder that stand for risks."""
+SAMPLES = io.Custom("STEERDIT_SAMPLES")
+"""A Sampler: prompts that are sampled as often as they are asked for."""
 PARTS = io.Custom("STEERDIT_PARTS")
 """A tuple of Part, one for each site: what a bundle will hold."""
 

@@ -17,6 +17,10 @@ from steerdit.steering.competition import TopK
 from steerdit.steering.direction_files import ENDINGS
 from steerdit.steering.direction_modifiers import OPERATORS as DIRECTION_OPERATORS
 from steerdit.steering.directions import Weighting
+from steerdit.steering.flow import asked as flow
+from steerdit.steering.flow.groups import Weights
+from steerdit.steering.flow.modifier import STARTUP, Noise
+from steerdit.steering.flow.score import ScoreKind
 from steerdit.steering.formats import foreign
 from steerdit.steering.formats.directions import DIRECTION_BLOCKS, MAPS
 from steerdit.steering.formats.header import FAMILY_BLOCKS
@@ -88,6 +92,15 @@ def test_listing_the_nodes_imports_none_of_their_work(tmp_path: Path) -> None:
         (offered.SAE_FAMILIES, tuple(FAMILY_BLOCKS)),
         (offered.TEXT_FAMILIES, tuple(DIRECTION_BLOCKS)),
         (offered.TEXT_FAMILIES, tuple(SLOTS)),
+        (offered.FLOW_TASKS, tuple(flow.TASKS)),
+        (offered.FLOW_THRESHOLDS, flow.THRESHOLDS),
+        (offered.FLOW_FORMS, flow.FORMS),
+        (sorted(offered.FLOW_SCORES), sorted(kind.value for kind in ScoreKind)),
+        (
+            (offered.Flow.core, offered.Flow.ring, offered.Flow.safe, offered.Flow.noise),
+            (Weights().core, Weights().ring, Weights().safe, Noise().alpha),
+        ),
+        ((offered.Flow.startup, offered.Flow.end), (STARTUP.end_percent, STARTUP.end_percent)),
         (offered.AUTO, foreign.AUTO),
         (offered.FORMATS, tuple(foreign.FORMATS)),
         (offered.ORIENTATIONS, tuple(foreign.ORIENTATIONS)),

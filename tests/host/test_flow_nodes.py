@@ -1,0 +1,194 @@
+"""From prompts and masks to anchors, from anchors to a picture: the nodes one after another on a tiny random model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from steerdit.nodes.anchors import CollectAnchorsNode, SamplePromptsNode
+from steerdit.nodes.attention_flow import AttentionFlowNode
+from steerdit.nodes.flow import RestrictFlowNode
+from steerdit.steering import Site, SteeringError
+from steerdit.steering.flow.shares import ShareRecorder
+from steerdit.steering.formats.bundle import Bundle, verify
+from steerdit.training.flows.collecting import marked
+from steerdit.training.flows.samples import Example, examples_of
+from steerdit.training.recordings import PromptRow
+
+from .flows import Watcher, dense, model_of, prompt, reference, sample, start, with_flow
+from .recorded import Said
+from .test_flow_attention import edited
+from .test_flow_restrict import ASKED
+
+SIZE = {"width": 48, "height": 80}
+SAMPLED: dict[str, Any] = {
+    "seeds": 2, "first_seed": 3, "steps": 3, "cfg": 1.0, "sampler": "euler", "scheduler": "simple", **SIZE,
+    "batch": 3, "negative": "", "guidance": 0.0,
+}  # fmt: skip
+COLLECTED: dict[str, Any] = {
+    "name": "mine", "sites": "default", "collect_at": "startup", "startup_percent": 0.7, "false_positives": 0.4,
+    "several": 0, "base": "tiny", "license": "Apache-2.0", "replace": True,
+}  # fmt: skip
+ROWS = (
+    *(PromptRow(f"a knife number {number}", "unsafe", "weapons", None) for number in range(3)),
+    *(PromptRow(f"a cat number {number}", "benign", None, None) for number in range(3)),
+)
+
+
+class Clip:
+    """The host's CLIP, as far as prompts are sampled by it."""
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        tokens, pooled = Said("flux").encode(text)
+        return [[tokens, {"pooled_output": pooled}]]
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import folder_paths
+
+    folder = tmp_path / "steering"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "steering", ([str(folder)], {".safetensors"}))
+    return folder
+
+
+def sampled(folder: Path) -> tuple[Any, Any, Tensor, Tensor]:
+    model = model_of("flux", folder)
+    samples, unsafe, benign = SamplePromptsNode.execute(
+        model=model, clip=Clip(), prompts=ROWS, **SAMPLED
+    ).args
+    return model, samples, unsafe["samples"], benign["samples"]
+
+
+def bright(latents: Tensor) -> Tensor:
+    """Masks (n, H, W) that mark what can be told: where the latent's first channel is high."""
+    high = latents[:, 0]
+    return (high > high.flatten(1).quantile(0.8, 1)[:, None, None]).float()
+
+
+def test_anchors_are_collected_and_restrict(folders: Path, tmp_path: Path) -> None:
+    model, samples, unsafe, benign = sampled(tmp_path)
+    assert unsafe.shape == benign.shape == (6, 16, 10, 6)
+    bundle, summary = CollectAnchorsNode.execute(samples=samples, masks=bright(unsafe), **COLLECTED).args
+    assert isinstance(bundle, Bundle)
+    verify(bundle.path)
+    assert bundle.path == folders / "mine.safetensors"
+    assert bundle.path.stat().st_size < 100_000
+    assert len(bundle.anchors) == 4
+    for site, entry in bundle.anchors.items():
+        assert (entry.heads, entry.head_width, entry.concepts) == (2, 128, ("weapons",))
+        assert f"{site}: 2 heads" in summary
+        assert entry.benign_patches > entry.rows[0].patches > 0
+    assert "AUC" in summary
+    steered, rules = RestrictFlowNode.execute(
+        model=model, bundle=bundle, **{**ASKED, "threshold": "given", "threshold_value": -50.0}
+    ).args
+    assert "weapons: whitened score" in rules
+    prompts = prompt("flux", 1), prompt("flux", 2)
+    assert not torch.equal(sample(steered, *prompts, start("flux")), sample(model, *prompts, start("flux")))
+
+
+def test_the_same_pictures_are_made_again(tmp_path: Path) -> None:
+    _, samples, unsafe, benign = sampled(tmp_path)
+    assert torch.equal(samples.latents(), torch.cat([unsafe, benign]))
+    assert samples.examples[:2] == (
+        Example("a knife number 0", 3, "weapons"),
+        Example("a knife number 0", 4, "weapons"),
+    )
+
+
+def test_the_last_steps_mean_is_the_mean_of_what_attention_put_out(folders: Path, tmp_path: Path) -> None:
+    _, samples, unsafe, _ = sampled(tmp_path)
+    masks = bright(unsafe)
+    bundle, _ = CollectAnchorsNode.execute(
+        samples=samples, masks=masks, **{**COLLECTED, "collect_at": "last", "sites": "single.0.attention"}
+    ).args
+    site = Site.parse("single.0.attention")
+    kept: list[Tensor] = []
+    what = marked(samples, masks)
+
+    def take(number: int, seen: Any) -> None:
+        if number in what.masks and seen.sigma == min(samples.sigmas):
+            core = torch.nn.functional.max_pool2d(masks[number][None, None], 2)[0, 0].flatten() > 0
+            kept.append(seen.outputs[core])
+
+    samples.watch([site], take, among=what.learn)
+    expected = torch.cat(kept).double().mean(0)
+    assert torch.allclose(bundle.read_anchors(site).means.flatten().double(), expected, atol=1e-5)
+
+
+def test_masks_that_do_not_belong_to_the_pictures(folders: Path, tmp_path: Path) -> None:
+    _, samples, unsafe, _ = sampled(tmp_path)
+    masks = bright(unsafe)
+    for wrong, told in ((masks[:4], "6 masks"), (masks * 0, "none of weapons")):
+        with pytest.raises(SteeringError, match=told):
+            CollectAnchorsNode.execute(samples=samples, masks=wrong, **COLLECTED)
+    masks[1] = 0
+    _, summary = CollectAnchorsNode.execute(samples=samples, masks=masks, **COLLECTED).args
+    assert "warning: 1 unsafe pictures have an empty mask" in summary
+
+
+def test_a_file_of_that_name_is_left_alone(folders: Path, tmp_path: Path) -> None:
+    _, samples, unsafe, _ = sampled(tmp_path)
+    CollectAnchorsNode.execute(samples=samples, masks=bright(unsafe), **COLLECTED)
+    before = (folders / "mine.safetensors").read_bytes()
+    with pytest.raises(SteeringError, match="switch replace on"):
+        CollectAnchorsNode.execute(samples=samples, masks=bright(unsafe), **{**COLLECTED, "replace": False})
+    assert (folders / "mine.safetensors").read_bytes() == before
+
+
+def test_prompts_without_anything_unsafe() -> None:
+    with pytest.raises(SteeringError, match="none of them unsafe"):
+        examples_of(ROWS[3:], [0])
+
+
+def test_families_whose_prompts_are_not_sampled_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SteeringError, match="found qwen_image"):
+        SamplePromptsNode.execute(
+            model=model_of("qwen_image", tmp_path), clip=Clip(), prompts=ROWS, **SAMPLED
+        )
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", "qwen_image"])
+def test_the_shares_of_streams_are_those_of_the_softmax(family: str, tmp_path: Path) -> None:
+    model, recorder, watcher = model_of(family, tmp_path), ShareRecorder(), Watcher()
+    positive = prompt(family, 1) if family == "sd3" else edited(family, "index")
+    both = with_flow(with_flow(model, recorder), watcher)
+    noise = start(family)
+    found = sample(both, positive, prompt(family, 2), noise)
+    assert torch.equal(found, sample(model, positive, prompt(family, 2), noise))
+    streams = ["text", "picture"] if family == "sd3" else ["text", "picture", "reference 1", "reference 2"]
+    assert recorder.streams == streams
+    shares = recorder.shares()
+    assert torch.allclose(shares.sum(-1), torch.ones(shares.shape[:2]), atol=1e-4)
+    for visit in watcher.visits:
+        layout, image = visit.step.layout, visit.step.layout.image.span
+        ones = torch.zeros_like(visit.v)
+        ones[:, :, layout.text] = 1
+        expected = dense(visit.q[:, :, image], visit.k, ones, visit.step.mask).mean()
+        at = recorder.sites.index(visit.step.site), recorder.sigmas.index(visit.step.sigma)
+        assert abs(float(shares[at][0]) - float(expected)) < 1e-5
+
+
+def test_attention_flow_shows_blocks_and_steps(tmp_path: Path) -> None:
+    model = model_of("flux", tmp_path)
+    positive = prompt("flux", 1, reference_latents=[reference("flux", 4, 4, 3)])
+    asked = {"seed": 5, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    latent = {"samples": torch.zeros(1, 16, 6, 10)}
+    picture, table, samples = AttentionFlowNode.execute(
+        model=model, positive=positive, negative=prompt("flux", 2), latent_image=latent, sites="all", **asked
+    ).args
+    assert picture.ndim == 4
+    assert picture.shape[-1] == 3
+    assert 0 <= float(picture.min()) < float(picture.max()) <= 1
+    assert "block: text, picture, reference" in table
+    assert all(name in table for name in ("double.0", "double.1", "single.0", "single.1"))
+    assert table.split("sigma:")[1].count("\n") == 3
+    assert samples["samples"].shape == (1, 16, 6, 10)

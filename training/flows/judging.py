@@ -1,0 +1,125 @@
+"""How well anchors tell unsafe patches, on pictures they were not made from; and the thresholds that follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...steering.errors import SteeringError
+from ...steering.flow.anchors import Anchors
+from ...steering.flow.layout import onto
+from ...steering.flow.score import Detector, ScoreKind
+from ...steering.flow.watching import Seen
+from ...steering.formats.anchors import AnchorThreshold
+from ...steering.sites import Site
+from ..localisation import Scored, area_under_curve, calibrate
+from .collecting import Marked, among, step_at
+from .samples import Progress, Sampler
+
+
+class Way(NamedTuple):
+    """One way to score one concept at one attention."""
+
+    site: Site
+    concept: str
+    kind: ScoreKind
+    several: bool = False
+
+
+@dataclass
+class Judgement:
+    """What a score said of held-out pictures."""
+
+    aucs: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    """By step: for each unsafe picture, that a patch in its mask scores higher than one outside."""
+    scores: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """By number of the example: (H, W), the highest of all steps."""
+
+    def auc(self, step: int | None = None) -> float:
+        """The mean over pictures, at one step or at all; NaN where there are none."""
+        found = [auc for at, own in self.aucs.items() if step in (None, at) for auc in own]
+        return sum(found) / len(found) if found else math.nan
+
+
+def judged(
+    sampler: Sampler,
+    what: Marked,
+    anchors: Mapping[tuple[Site, int], Anchors],
+    steps: Sequence[int],
+    *,
+    kinds: Sequence[ScoreKind] = tuple(ScoreKind),
+    progress: Progress | None = None,
+) -> dict[Way, Judgement]:
+    """Samples the held-out examples again and scores their patches at these steps.
+
+    Args:
+        anchors: by site and step; step −1 serves all steps.
+    """
+    detectors = {key: list(_detectors(own, kinds)) for key, own in anchors.items()}
+    found: dict[Way, Judgement] = {}
+
+    def take(number: int, seen: Seen) -> None:
+        step, concept = step_at(sampler, seen.sigma), sampler.examples[number].concept
+        for way, detector in detectors.get((seen.site, step), detectors.get((seen.site, -1), [])):
+            if concept not in (None, way.concept):
+                continue
+            scores = detector.score(seen.outputs).float().cpu().view(seen.grid)
+            one = found.setdefault(way, Judgement())
+            one.scores[number] = torch.maximum(scores, one.scores.get(number, scores))
+            if concept is not None:
+                mask = onto(what.masks[number], seen.grid)
+                auc = area_under_curve(scores[mask], scores[~mask])
+                if not math.isnan(auc):
+                    one.aucs.setdefault(step, []).append(auc)
+
+    sites = list(dict.fromkeys(site for site, _ in anchors))
+    sampler.watch(sites, take, keeps=among(sampler, steps), among=what.judge, progress=progress)
+    return found
+
+
+def _detectors(anchors: Anchors, kinds: Sequence[ScoreKind]) -> list[tuple[Way, Detector]]:
+    ways = [
+        (kind, several)
+        for kind in kinds
+        if kind is ScoreKind.DOT or anchors.benign is not None
+        for several in (False, True)[: 1 + (anchors.means.shape[1] > 1)]
+    ]
+    return [
+        (Way(anchors.site, concept, *way), anchors.detector(concept, way[0], 0.0, several=way[1]))
+        for concept in anchors.concepts
+        for way in ways
+    ]
+
+
+def thresholds(
+    sampler: Sampler, what: Marked, judgements: Mapping[Way, Judgement], site: Site, false_positives: float
+) -> tuple[dict[str, tuple[AnchorThreshold, ...]], list[str]]:
+    """The calibrated thresholds of each concept at one attention, and why some could not be calibrated."""
+    found: dict[str, tuple[AnchorThreshold, ...]] = {}
+    refused: list[str] = []
+    for way, one in judgements.items():
+        if way.site != site:
+            continue
+        pictures = [
+            Scored(scores, None if number not in what.masks else onto(what.masks[number], _size(scores)))
+            for number, scores in one.scores.items()
+            if sampler.examples[number].concept in (None, way.concept)
+        ]
+        try:
+            record = calibrate(pictures, way.kind, false_positive=false_positives).record(
+                way.kind, way.several
+            )
+        except SteeringError as refusal:
+            refused.append(f"{way.concept}, {way.kind.value}: AUC {one.auc():.2f}; {refusal}")
+        else:
+            found[way.concept] = (*found.get(way.concept, ()), record)
+    return found, refused
+
+
+def _size(scores: Tensor) -> tuple[int, int]:
+    return scores.shape[0], scores.shape[1]

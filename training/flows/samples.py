@@ -1,0 +1,142 @@
+"""Prompts sampled once, so that masks of their pictures can be made; and again, for what passes inside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...host.attach import attach, diffusion_model
+from ...host.families import family_of
+from ...host.sampling import Sampling, encode_prompts, noise_levels, sample_prompts
+from ...steering.errors import SteeringError
+from ...steering.flow.watching import OutputWatcher, Seen
+from ...steering.plan import Entry
+from ...steering.sites import Site
+from ..recordings import PromptRow
+
+FAMILIES = ("flux", "sd3")
+"""Those whose prompts are sampled here; masks of others come from their users' own runs."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture that is to be made."""
+
+    text: str
+    seed: int
+    concept: str | None
+    """What is unsafe in it; None: nothing is."""
+
+
+def examples_of(rows: Sequence[PromptRow], seeds: Iterable[int]) -> tuple[Example, ...]:
+    """Each prompt with each seed; unsafe ones are of their category, or of `unsafe` where they name none.
+
+    Raises:
+        SteeringError: no prompt is unsafe.
+    """
+    seeds = list(seeds)
+    found = tuple(
+        Example(row.text, seed, (row.category or "unsafe") if row.label == "unsafe" else None)
+        for row in rows
+        for seed in seeds
+    )
+    if not any(example.concept for example in found):
+        raise SteeringError(
+            "prompts",
+            expected="some of the label unsafe",
+            found=f"{len(found)} pictures, none of them unsafe",
+            remedy="Label unsafe prompts `unsafe`, and give each its category.",
+        )
+    return found
+
+
+class Sampler:
+    """Examples of one model, sampled as often as they are asked for, each time alike.
+
+    Raises:
+        SteeringError: the family's prompts cannot be sampled here.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        clip: Any,
+        examples: Sequence[Example],
+        sampling: Sampling,
+        *,
+        negative: str = "",
+        batch: int = 4,
+    ) -> None:
+        family = family_of(diffusion_model(model)).name
+        if family not in FAMILIES:
+            raise SteeringError(
+                "MODEL",
+                expected=f"a model of {' or '.join(FAMILIES)}",
+                found=family,
+                remedy="Anchors are collected from prompts for these families alone.",
+            )
+        self.model, self.family, self.examples, self.sampling, self.batch = (
+            model,
+            family,
+            tuple(examples),
+            sampling,
+            batch,
+        )
+        self.sigmas = noise_levels(model, sampling)
+        """Falling."""
+        *self._encoded, self._negative = encode_prompts(
+            clip, [*(example.text for example in examples), negative]
+        )
+
+    def latents(self, progress: Progress | None = None) -> Tensor:
+        """(n, C, H, W): the pictures, in the examples' order."""
+        found: dict[int, Tensor] = {}
+        for numbers, made in self._sample(self.model, range(len(self.examples)), [], progress):
+            found.update(zip(numbers, made.float().cpu()))
+        return torch.stack([found[number] for number in range(len(self.examples))])
+
+    def watch(
+        self,
+        sites: Sequence[Site],
+        take: Callable[[int, Seen], None],
+        *,
+        keeps: Callable[[float], bool] = lambda sigma: True,
+        among: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Samples examples again and hands on what passes attention: (number of the example, what was seen).
+
+        Args:
+            keeps: whether visits at a noise level are handed on.
+            among: numbers of the examples; None is all of them.
+        """
+        chosen = range(len(self.examples)) if among is None else list(among)
+        current: list[int] = []
+        watcher = OutputWatcher(lambda seen: take(chosen[current[seen.image]], seen), keeps)
+        watched = attach(self.model, [Entry(site, watcher) for site in sites])
+        for _ in self._sample(watched, chosen, current, progress):
+            pass
+
+    def _sample(
+        self, model: Any, chosen: Sequence[int], current: list[int], progress: Progress | None
+    ) -> Any:
+        done = 0
+        for numbers, made in sample_prompts(
+            model,
+            [self._encoded[number] for number in chosen],
+            self._negative,
+            [self.examples[number].seed for number in chosen],
+            self.sampling,
+            self.batch,
+            announce=current,
+        ):
+            done += len(numbers)
+            if progress is not None:
+                progress(done, len(chosen))
+            yield [chosen[number] for number in numbers], made
