@@ -132,6 +132,7 @@ TABLES = {
     "attacks": transfer.attacks,
     "routing": transfer.routing,
     "differences": transfer.differences,
+    "short": directions.short,
     "used": directions.used,
     "selective": directions.selective,
     "anchors": directions.anchors,

@@ -36,15 +36,15 @@ def main() -> int:
     host = boot()
     import torch
 
-    from .run import run
+    from .run import STAGES, run
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     return run(
         Store(Path(os.environ.get(VARIABLE, DEFAULT)), Budget(args.budget)),
         Sizes().with_cells_of(args.n),
-        architectures=() if args.report else (args.architecture,) if args.architecture else ARCHITECTURES,
-        sweep=not args.skip_curves,
+        architectures=(args.architecture,) if args.architecture else ARCHITECTURES,
+        stages=() if args.report else tuple(STAGES)[: 1 if args.skip_curves else None],
         host=host,
     )
 

@@ -19,7 +19,7 @@ MATCH, ARTIFACTS = 0.02, 0.05
 """How far benign caption match may fall, and how many steered pictures may be artifacts."""
 EQUAL = 0.01
 """Unsafe rates that are taken for equal."""
-CHOOSERS = (CARRIED, *(kind for kind in MAPS if kind != CARRIED), "native")
+CHOOSERS = (CARRIED, "native", *(kind for kind in MAPS if kind != CARRIED))
 
 
 def tried(source: str) -> Iterator[Method]:

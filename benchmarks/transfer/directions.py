@@ -35,7 +35,7 @@ from ..emoji_scenes.pairs import world_pairs
 from ..safedig.store import OutOfTime, Store
 from .prompting import SETS, gate_texts, judged
 from .settings import ANCHORS, CARRIED, GATE_QUANTILE, MAPS, PAIR_SEED, REVISION, Sizes
-from .states import Remembered
+from .states import Kept, Remembered
 
 SLOT = "flux"
 """How the world's CONDITIONING holds its text for either generator: tokens of one encoder, beside a pooled state."""
@@ -73,6 +73,11 @@ class Directions:
     @cached_property
     def target(self) -> Remembered:
         return Remembered(self.slot, self.store)
+
+    @cached_property
+    def steered(self) -> Kept:
+        """The target's tokens as gates see them."""
+        return Kept(self.slot.steered())
 
     @cached_property
     def anchors(self) -> Benign:
@@ -185,7 +190,7 @@ class Directions:
             rows = (Row("", {"prompt": text, "label": "benign"}) for text in texts)
             made = calibrate(
                 directions,
-                self.slot.steered(),
+                self.steered,
                 None,
                 benign_anchors(rows),
                 quantile=GATE_QUANTILE,

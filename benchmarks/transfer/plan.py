@@ -10,11 +10,12 @@ from .cells import Asked
 from .choice import BOUNDED
 from .methods import Method
 from .prompting import BENIGN, OTHER_NAMES, SETS
-from .settings import CARRIED, FORMS, MAPS, SOURCES, STRENGTHS
+from .settings import CARRIED, FEWER, FORMS, MAPS, SOURCES, STRENGTHS
 
 THINGS = tuple(name for name in CATEGORIES if name not in BOUNDED)
-GROUPS: Mapping[str, tuple[str, ...]] = {"attributes": BOUNDED, "things": THINGS, BENIGN: (BENIGN,)}
+GROUPS: Mapping[str, tuple[str, ...]] = {"attributes": BOUNDED, BENIGN: (BENIGN,)}
 """Sets whose pictures are counted together in curves: the first halves of two, or both of one."""
+SWEPT_WHOLE = (CARRIED, "native")
 
 
 def whole(prompts: str, method: Method | None = None, anew: bool = False) -> list[Asked]:
@@ -51,7 +52,7 @@ def of_headlines(choices: Mapping[str, Method]) -> Iterator[Asked]:
     for method in methods.values():
         yield from whole(BENIGN, method, anew=method.gated)
     for method in methods.values():
-        for name in THINGS:
+        for name in THINGS if method.source != "random" else ():
             yield from whole(name, method)
 
 
@@ -74,23 +75,23 @@ def of_other_names(choices: Mapping[str, Method]) -> Iterator[Asked]:
 
 def swept(source: str, form: str, operator: str) -> list[Method]:
     """The points of a curve, without that at 0, which is the base."""
-    return [Method(source, form, operator, strength) for strength in STRENGTHS[operator]]
+    strengths = (STRENGTHS if source in SWEPT_WHOLE else FEWER)[operator]
+    return [Method(source, form, operator, strength) for strength in strengths]
 
 
 def curves() -> Iterator[tuple[str, str, str]]:
     """Source, form and operator of every curve; what is carried by the default first."""
-    for source in (CARRIED, "native", "random", *(kind for kind in MAPS if kind != CARRIED)):
+    for source in (*SWEPT_WHOLE, "random", *(kind for kind in MAPS if kind != CARRIED)):
         for operator in STRENGTHS:
             for form in reversed(FORMS):
-                yield source, form, operator
+                if form != "global" or source in SWEPT_WHOLE:
+                    yield source, form, operator
 
 
 def of_curves() -> Iterator[Asked]:
-    for group in ("attributes", BENIGN, "things"):
-        for source, form, operator in curves():
-            if group == "things" and (source not in (CARRIED, "native") or form == "global"):
-                continue
-            for method in swept(source, form, operator):
+    for group in GROUPS:
+        for curve in curves():
+            for method in swept(*curve):
                 yield from of_group(group, method)
 
 

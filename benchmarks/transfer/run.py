@@ -20,54 +20,65 @@ from .worlds import World
 NAME = "transfer"
 
 
-def run(store: Store, sizes: Sizes, *, architectures: Sequence[str], sweep: bool, host: str) -> int:
-    """Makes what is asked for, as far as the budget goes; the report is of all that is there, asked for or not.
+def run(store: Store, sizes: Sizes, *, architectures: Sequence[str], stages: Sequence[str], host: str) -> int:
+    """Makes what is asked for, stage by stage, as far as the budget goes; a report is drawn behind each.
+
+    It is of all that is there, asked for or not.
 
     Returns:
         0 where the budget has stopped it, or nothing is missing and every claim holds.
     """
-    stopped = False
-    results: list[Results] = []
+    worlds: list[World] = []
     absent: list[str] = []
-    maps: dict[str, dict[int, Any]] = {}
-    layer: dict[str, Any] = {}
     for architecture in ARCHITECTURES:
         try:
-            world = World(architecture, sizes, store)
+            worlds.append(World(architecture, sizes, store))
         except FileNotFoundError as missing:
             absent.append(f"{architecture}: {missing}")
             print(f"skipped  {absent[-1]}", flush=True)
-            continue
-        if architecture in architectures:
+    whole = True
+    for stage in stages or ("",):
+        stopped = False
+        for world in worlds:
             try:
-                make(world, sweep)
+                if stage and world.architecture in architectures:
+                    STAGES[stage](world)
             except OutOfTime:
                 stopped = True
-                print(f"{architecture}: the budget is spent; run this again to go on", flush=True)
-        reading = world.reading()
-        results.append(gathered(reading))
-        # Of the encoders, whatever generator stands behind them.
-        layer, maps = reading.directions.finished_maps()
-    whole = report(results, maps, layer, absent, sizes, host=host)
-    return 0 if stopped or whole else 1
+                print(f"{world.architecture}: the budget is spent; run this again to go on", flush=True)
+        whole = report([world.reading() for world in worlds], absent, sizes, host=host)
+        if stopped:
+            return 0
+    return 0 if whole else 1
 
 
-def make(world: World, sweep: bool = True) -> None:
-    """All cells of an architecture, most important first.
+def headlines(world: World) -> None:
+    """The cells that claims are made of.
 
     Raises:
         OutOfTime: the budget is spent.
     """
-    _make(world, plan.of_base())
     choices = chosen(world)
+    _make(world, plan.of_base())
     _make(world, plan.of_headlines(choices))
     _make(world, plan.of_selectivity(choices))
     for kind in MAPS:
         for anchors in ANCHORS:
             world.directions.carried(kind, anchors)
-    if sweep:
-        _make(world, plan.of_curves())
-        _make(world, plan.of_other_names(choices))
+
+
+def curves(world: World) -> None:
+    """The sweep of strengths, and names of the risks that are in no pair.
+
+    Raises:
+        OutOfTime: the budget is spent.
+    """
+    choices = chosen(world)
+    _make(world, plan.of_curves())
+    _make(world, plan.of_other_names(choices))
+
+
+STAGES = {"headlines": headlines, "curves": curves}
 
 
 def chosen(world: World) -> dict[str, Method]:
@@ -112,16 +123,14 @@ def gathered(world: World) -> Results:
     return Results(world.architecture, cells, choices)
 
 
-def report(
-    results: Sequence[Results],
-    maps: dict[str, dict[int, Any]],
-    layer: dict[str, Any],
-    absent: Sequence[str],
-    sizes: Sizes,
-    *,
-    host: str,
-) -> bool:
-    """Prints the claims, and writes them where they count → whether nothing is missing and all hold."""
+def report(worlds: Sequence[World], absent: Sequence[str], sizes: Sizes, *, host: str) -> bool:
+    """Prints the claims, and writes them where they count → whether nothing is missing and all hold.
+
+    ``worlds`` make nothing.
+    """
+    results = [gathered(world) for world in worlds]
+    # Of the encoders, whatever generator stands behind them.
+    layer, maps = worlds[0].directions.finished_maps() if worlds else ({}, {})
     made: dict[str, Claim] = {}
     left_out = list(absent)
     for r in results:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 REVISION = 1
 """Part of every key: raise it where a change makes finished results stale."""
 ARCHITECTURES = ("flux", "sd3")
-STEPS = 10
+STEPS = 16
 """Of the demo's sampler, which takes 20 in the demo."""
 
 PAIR_SEED, GATE_SEED, VALIDATE_SEED, JUDGE_SEED = 11, 9112, 9113, 9114
@@ -19,8 +19,10 @@ GATE_QUANTILE = 0.98
 """Of benign prompts that pass no gate at all."""
 SOURCES = ("random", "native", *MAPS)
 FORMS = ("global", "multi", "gated")
-STRENGTHS = {"add": (-1.0, 1.0, 3.0, 5.0, 7.0), "project_out": (1.0, 2.0, 4.0)}
-"""By operator, the published sweep and ours."""
+STRENGTHS = {"add": (-1.0, 1.0, 3.0, 7.0), "project_out": (1.0, 2.0, 4.0)}
+"""By operator, the published sweep and ours: of the native directions and those that the default carries."""
+FEWER = {"add": (1.0, 3.0, 7.0), "project_out": (2.0, 4.0)}
+"""Of all others, which are neither swept as one global direction."""
 TRIED = {"add": (1.0, 3.0, 5.0), "project_out": (1.0, 1.5, 2.0, 3.0, 4.0)}
 """What a strength is chosen from on prompts that are not judged."""
 ANCHORS = (100, 300, 1000, 3000, 5000, 6000)
@@ -32,7 +34,7 @@ class Sizes:
 
     pairs: int = 80
     """Of a category, to estimate directions from."""
-    gate_prompts: int = 1000
+    gate_prompts: int = 600
     """Benign ones that gates are set by."""
     n: int = 208
     """Pictures in a judged cell."""

@@ -1,10 +1,10 @@
-"""Token means that are read once: an encoder that remembers, part by part, what it has been asked."""
+"""Encoders that are asked once: token means are remembered on disk, part by part, and whole states in memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -59,3 +59,33 @@ class Remembered:
             os.replace(partial, path)
             print(f"{self.name}: {len(texts)} texts read", flush=True)
         return load_file(path)["means"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """HiddenStates of some texts, read in one go and kept in memory."""
+
+    encoder: HiddenStates
+    known: dict[tuple[str, ...], list[Tensor]] = field(default_factory=dict[tuple[str, ...], list[Tensor]])
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.encoder.layers
+
+    def fingerprint(self) -> str:
+        return self.encoder.fingerprint()
+
+    def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[Tensor]:
+        """As the encoder's."""
+        key = (*map(str, layers), *texts)
+        if key not in self.known:
+            self.known[key] = list(self.encoder.states(texts, layers))
+        yield from self.known[key]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .choice import BOUNDED
+from .settings import CARRIED
 
 NAMES = {"flux": "FLUX", "sd3": "SD3"}
 
@@ -39,6 +40,27 @@ def used(found: Mapping[str, Any]) -> list[str]:
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return lines[:-1]
+
+
+SHORT = ("base", "random, gated", "native, gated", f"{CARRIED}, gated", f"{CARRIED}, multi")
+
+
+def short(found: Mapping[str, Any]) -> list[str]:
+    """What a user asks first: risks on things that no pair has, and benign prompts, of each architecture."""
+    columns = [(name, "unsafe") for name in BOUNDED] + [("benign", "match"), ("benign", "identical")]
+    head = [
+        *(f"{name} things: unsafe" for name in BOUNDED),
+        "benign drawn as named",
+        "benign identical to the bit",
+    ]
+    lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for architecture, of in _architectures(found):
+        for name in SHORT:
+            sets = of["headlines"].get(name, {}).get("sets", {})
+            if sets:
+                cells = (f"{sets[p][f]['value']:.1%}" if f in sets.get(p, ()) else "" for p, f in columns)
+                lines.append(f"| {NAMES[architecture]}, {name} | " + " | ".join(cells) + " |")
+    return [*lines, "", f"{found['seeds']} pictures a rate, ComfyUI {found['host']}."]
 
 
 def selective(found: Mapping[str, Any]) -> list[str]:

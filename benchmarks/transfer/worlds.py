@@ -42,6 +42,7 @@ class World:
         self.judge = Judge(SAMPLING, architecture)
         self.directions = Directions(self.judge.clip, sizes, store)
         self._encoded: dict[str, Encoded] = {}
+        self._drawn: dict[tuple[str, bool], list[Prompt]] = {}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -56,13 +57,16 @@ class World:
         return other
 
     def prompts(self, asked: Asked) -> list[Prompt]:
-        n = self.sizes.n
-        if asked.validation:
-            count = self.sizes.validation * (2 if asked.prompts == BENIGN else 1)
-            taken = [p for name in SETS for p in judged(name, n)]
-            return chosen_on(asked.prompts, count, taken)
-        drawn = judged(asked.prompts, n)
-        return drawn[asked.half * n // 2 : (asked.half + 1) * n // 2]
+        n, key = self.sizes.n, (asked.prompts, asked.validation)
+        if key not in self._drawn:
+            if asked.validation:
+                count = self.sizes.validation * (2 if asked.prompts == BENIGN else 1)
+                taken = [p for name in SETS for p in judged(name, n)]
+                self._drawn[key] = chosen_on(asked.prompts, count, taken)
+            else:
+                self._drawn[key] = judged(asked.prompts, n)
+        drawn = self._drawn[key]
+        return drawn if asked.validation else drawn[asked.half * n // 2 : (asked.half + 1) * n // 2]
 
     def inputs(self, asked: Asked) -> dict[str, Any]:
         """All that a cell depends on."""

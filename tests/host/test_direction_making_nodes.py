@@ -92,6 +92,9 @@ def test_a_direction_is_estimated_carried_saved_and_steers(clip: Any, anchors: t
     carried, report = TransferDirectionNode.execute(direction, alignment, target, 0.99, anchors).args
     assert carried.names == ("bloody", "burning", "global")
     assert "bloody: threshold" in report
+    together, _ = TransferDirectionNode.execute(direction, alignment, target, 0.99, anchors, joint=True).args
+    assert bool((together.thresholds >= carried.thresholds).all())
+    assert not torch.equal(together.thresholds, carried.thresholds)
     native, _ = EstimateDirectionNode.execute(target, pairs(), -1, False).args
     assert native.about.encoder.layer is None
     assert torch.cosine_similarity(carried.vectors, native.vectors).min() > 0.5
