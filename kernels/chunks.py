@@ -11,8 +11,9 @@ from torch import Size, Tensor
 CHUNK_BYTES = 64 << 20
 """At most so much for one chunk's pre-activations: 682 tokens of 24,576 latents in float32."""
 
-LATENTS_AT_ONCE = 4096
-"""Latents in one matrix product on the CPU."""
+LATENTS_AT_ONCE = {2: 2048, 4: 4096, 8: 4096}
+"""Latents in one matrix product on the CPU, by the size of a number: in two bytes the product is so fast that reading
+its numbers from beyond the core's own cache would tell."""
 
 
 class Sparse(NamedTuple):
@@ -67,9 +68,10 @@ def blocks(x: Tensor, rows: Tensor, bias: Tensor, whole: Tensor | None = None) -
         whole: (N, T), where they shall stay; None lets each take the place of the one before, which the cache still
             holds when it is read.
     """
-    memory = x.new_empty(min(LATENTS_AT_ONCE, len(rows)), len(x)) if whole is None else whole
-    for first in range(0, len(rows), LATENTS_AT_ONCE):
-        some = slice(first, first + LATENTS_AT_ONCE)
+    count = LATENTS_AT_ONCE[x.element_size()]
+    memory = x.new_empty(min(count, len(rows)), len(x)) if whole is None else whole
+    for first in range(0, len(rows), count):
+        some = slice(first, first + count)
         into = memory[: len(rows) - first] if whole is None else memory[some]
         yield torch.addmm(bias[some, None], rows[some], x.T, out=into)
 
