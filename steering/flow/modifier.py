@@ -5,7 +5,7 @@ After UVR (arXiv 2606.06875). Frozen like all modifiers: what it remembers of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SteeringError
-from ..finite import all_finite
+from ..finite import all_finite, sum_is_finite
 from ..schedules import Schedule
 from ..sites import Site
 from .given import given_mask, require_masks
@@ -214,14 +214,7 @@ class RestrictFlow:
             way=self.way,
         )
         out = self._with_noise(out, q.shape[1], noisy, step) if noisy else out
-        if not all_finite(out):
-            raise SteeringError(
-                step.where,
-                expected=f"numbers that {out.dtype} can hold",
-                found="an overflow after the flow was restricted",
-                remedy="The model itself overflows here, or the weights are too large. Lower the weight of safe "
-                "neighbours, or run the model in bfloat16 or float32.",
-            )
+        _require_held(out, groups, step)
         return out
 
     def _localises(self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
@@ -330,6 +323,23 @@ class RestrictFlow:
             spread = root_mean_square(out[row, step.layout.image.span]) if self.noise.matched else 1.0
             new[row, rows] = mixed(out[row], rows, self.noise.alpha, seed, spread, self.heads, heads)
         return new
+
+
+def _require_held(out: Tensor, groups: Sequence[Sequence[Group]], step: FlowStep) -> None:
+    """Refuses restricted outputs (R, L, h·d) that their dtype could not hold; the others are the host's own."""
+    found = [out[row, group.rows] for row, own in enumerate(groups) for group in own]
+    if not found or bool(
+        torch.stack([sum_is_finite(part) for part in found]).all()
+    ):  # one wait for the device
+        return
+    if not all(map(all_finite, found)):
+        raise SteeringError(
+            step.where,
+            expected=f"numbers that {out.dtype} can hold",
+            found="an overflow after the flow was restricted",
+            remedy="The model itself overflows here, or the weights are too large. Lower the weight of safe "
+            "neighbours, or run the model in bfloat16 or float32.",
+        )
 
 
 def _union(regions: list[Region]) -> Region:

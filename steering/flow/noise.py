@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ..sites import Site
 
+DRAWS = ("cpu", "cuda", "mps", "xpu")
+"""Devices that draw for themselves; a picture gets the same noise on the same device."""
+
 
 def mixed(
     out: Tensor,
@@ -36,8 +39,9 @@ def mixed(
         heads: which are mixed, of `count` heads; None is all of them.
     """
     x = out[rows].float()
-    draw = torch.Generator(out.device).manual_seed(seed)
-    noise = spread * torch.randn(x.shape, generator=draw, device=out.device)
+    device = out.device if out.device.type in DRAWS else torch.device("cpu")
+    draw = torch.Generator(device).manual_seed(seed)
+    noise = spread * torch.randn(x.shape, generator=draw, device=device).to(out.device)
     new = (1 - alpha) * x + alpha * noise
     if heads is not None:
         by_head = x.view(len(x), count, -1).clone()

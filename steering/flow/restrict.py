@@ -6,7 +6,8 @@ With a_ij the softmax weights of query i, and λ_ij = λ_g(j) for all i of a gro
     unrenormalised   out_i = Σ_j λ_ij a_ij v_j                     = attention with the values λ_g(j) v_j
 
 Two ways lead there. GROUPS asks each group's queries in a call of its own; a bias or a scaled V belongs to the whole
-group, so it is one row of L numbers. DIMENSIONS asks all queries at once and carries the bias in a few more head
+group, so it is one row of L numbers. (Small groups share a call, with as many rows of bias as they have queries.)
+DIMENSIONS asks all queries at once and carries the bias in a few more head
 dimensions, q' = [q, 1_g], k' = [k, log λ_g], so that kernels without a mask keep working. After UVR (arXiv 2606.06875),
 whose weights these are; the two ways are ours.
 """
@@ -25,6 +26,8 @@ from .step import Attend
 
 ALIGNED = 8
 """Head widths are multiples of it: fused kernels ask for that."""
+JOINED = 1024
+"""Groups of together at most so many queries share a call: small calls cost more for each query than large ones do."""
 CUT_OFF = -1000.0
 """Stands for log 0 among head dimensions, where −∞ · 0 would be NaN; e to its power is 0 even in float64."""
 
@@ -77,23 +80,31 @@ def restricted(
         for row, own in enumerate(groups):
             rest = _others(own, length, q.device)
             if len(rest):
-                out[row, rest] = _part(attend, q, k, v, row, Group(rest, q.new_ones(0)), renormalise, mask)
+                out[row, rest] = _part(attend, q, k, v, row, [Group(rest, q.new_ones(0))], renormalise, mask)
     else:
         out = (attend(q, k, v, mask) if plain is None else plain).clone()
     for row, own in enumerate(groups):
-        for group in own:
+        for together in _calls(own, renormalise):
+            rows = torch.cat([group.rows for group in together])
             if chosen is None:
-                out[row, group.rows] = _part(attend, q, k, v, row, group, renormalise, mask)
+                out[row, rows] = _part(attend, q, k, v, row, together, renormalise, mask)
                 continue
             found = _part(
-                attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, group, renormalise,
+                attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, together, renormalise,
                 mask if mask is None else _of_heads(mask, chosen),
             )  # fmt: skip
             by_head = out[row].view(length, q.shape[1], width)
-            by_head[group.rows[:, None], torch.tensor(chosen, device=q.device)] = found.view(
-                len(group.rows), len(chosen), width
+            by_head[rows[:, None], torch.tensor(chosen, device=q.device)] = found.view(
+                len(rows), len(chosen), width
             )
     return out
+
+
+def _calls(groups: Sequence[Group], renormalise: bool) -> Sequence[Sequence[Group]]:
+    """The groups of one picture by the calls that they are asked in."""
+    if renormalise and sum(len(group.rows) for group in groups) <= JOINED:
+        return [groups] if groups else []
+    return [[group] for group in groups]
 
 
 def _part(
@@ -102,19 +113,21 @@ def _part(
     k: Tensor,
     v: Tensor,
     row: int,
-    group: Group,
+    groups: Sequence[Group],
     renormalise: bool,
     mask: Tensor | None,
 ) -> Tensor:
-    """What one group of one picture attends to (n, h·d); a group without weights attends as ever."""
-    q, k, v = q[row : row + 1, :, group.rows], k[row : row + 1], v[row : row + 1]
-    bias = None if mask is None else _of_rows(mask, row, group.rows, q.dtype)
-    if len(group.weights):
+    """What groups of one picture attend to (n, h·d), one after another; without weights they attend as ever."""
+    rows = torch.cat([group.rows for group in groups])
+    q, k, v = q[row : row + 1, :, rows], k[row : row + 1], v[row : row + 1]
+    bias = None if mask is None else _of_rows(mask, row, rows, q.dtype)
+    if len(groups[0].weights):
         if renormalise:
-            log = group.weights.log().to(q.dtype)  # −∞ where the flow is cut off
-            bias = log.expand(1, 1, len(group.rows), -1) if bias is None else bias + log
+            logs = [group.weights.log().to(q.dtype).expand(len(group.rows), -1) for group in groups]
+            log = (logs[0] if len(logs) == 1 else torch.cat(logs))[None, None]  # −∞ where the flow is cut off
+            bias = log if bias is None else bias + log
         else:
-            v = v * group.weights.to(v.dtype)[:, None]
+            v = v * groups[0].weights.to(v.dtype)[:, None]
     return attend(q, k, v, bias)[0]
 
 

@@ -130,9 +130,9 @@ def test_coarse_dtypes_lose_no_more_than_plain_attention_does(dtype: torch.dtype
 
 
 def test_the_whole_matrix_is_never_built() -> None:
-    where = flows.layout(8, (20, 20), [(20, 20)])
-    core = torch.zeros(20, 20, dtype=torch.bool)
-    core[:8] = True
+    where = flows.layout(8, (30, 40), [(30, 40)])
+    core = torch.zeros(30, 40, dtype=torch.bool)
+    core[:4] = True
     q, k, v = flows.qkv(2, 1, 2, where.tokens, 8)
     sizes: list[int] = []
 
@@ -252,3 +252,22 @@ def test_regions_and_sequences_of_another_size_are_refused() -> None:
 def test_weights_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SteeringError, match="weights of the restriction: expected finite numbers"):
         Weights(**wrong)
+
+
+def test_large_groups_are_asked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = flows.layout(4, (6, 6))
+    core = torch.zeros(6, 6, dtype=torch.bool)
+    core[1:4, 2:5] = True
+    groups = [groups_of(where, around(core, 1), Weights(), Flow.CONTENT, where.tokens)]
+    q, k, v = flows.qkv(3, 1, 2, where.tokens, 8)
+    lengths: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        lengths.append(q.shape[2])
+        return flows.attend(q, k, v, mask)
+
+    together = restricted(attend, q, k, v, groups)
+    monkeypatch.setattr("steerdit.steering.flow.restrict.JOINED", 10)
+    apart = restricted(attend, q, k, v, groups)
+    torch.testing.assert_close(together, apart)
+    assert lengths == [15, 25, 15, 9, 16]
