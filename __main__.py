@@ -28,6 +28,9 @@ COMMANDS: dict[str, Command] = {
         ".delivery.commands.download", "fetch a bundle by its name in the manifest or from a repository"
     ),
     "export": Command(".commands.export", "write a bundle's sparse autoencoder in SAELens's format"),
+    "flow-sites": Command(
+        ".commands.flow_sites", "find the attention that tells unsafe content best, for Restrict Flow"
+    ),
     "make-bundle": Command(".commands.make_bundle", "make a bundle from a model and prompts, by a recipe"),
     "merge": Command(".commands.merge", "make one recording of the parts of several machines"),
     "record": Command(".commands.record", "record a model's activations for a list of prompts"),

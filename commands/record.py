@@ -17,7 +17,8 @@ from ..steering.errors import SteeringError
 DEFAULT_BUCKETS = "4"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the host and the model are."""
     host = parser.add_argument_group("host")
     host.add_argument(
         "--comfyui", type=Path, help=f"its folder (default: {headless.VARIABLE}, or where this pack is)"
@@ -43,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--clip-type", default="flux", help="of the text encoders: flux, sd3 (default: %(default)s)"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
     what = parser.add_argument_group("what is recorded")
     what.add_argument(
         "--prompts", type=Path, required=True, help=".jsonl or .csv (prompt, label, category, pair), .txt"
@@ -62,6 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--dtype", default="bfloat16", help="bfloat16, float16 or float32 (default: %(default)s)"
     )
+    add_sampling_arguments(parser)
+    what.add_argument(
+        "--samples-per-shard", type=int, default=16, help="pictures of a file (default: %(default)s)"
+    )
+    work = parser.add_argument_group("how it is run")
+    work.add_argument(
+        "--shard", metavar="I/N", help="this process' part of N (default: as its launcher says, or all)"
+    )
+    work.add_argument("--estimate", action="store_true", help="only say what it will take")
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """How pictures are sampled."""
     how = parser.add_argument_group("how it is sampled")
     how.add_argument("--steps", type=int, default=20)
     how.add_argument("--cfg", type=float, default=1.0)
@@ -72,14 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--height", type=int, default=1024)
     how.add_argument("--negative", default="", help="the negative prompt, where cfg is above 1")
     how.add_argument("--batch", type=int, default=4, help="pictures at once (default: %(default)s)")
-    how.add_argument(
-        "--samples-per-shard", type=int, default=16, help="pictures of a file (default: %(default)s)"
-    )
-    work = parser.add_argument_group("how it is run")
-    work.add_argument(
-        "--shard", metavar="I/N", help="this process' part of N (default: as its launcher says, or all)"
-    )
-    work.add_argument("--estimate", action="store_true", help="only say what it will take")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.cpu:
             take_own_device()
         given = (["--cpu"] if arguments.cpu else []) + arguments.host_argument
-        _require_model(arguments)
+        require_model(arguments)
         headless.boot(arguments.comfyui, given)
         return _run(arguments, shard)
     except KeyboardInterrupt:
@@ -101,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
 
 
-def _require_model(arguments: argparse.Namespace) -> None:
+def require_model(arguments: argparse.Namespace) -> None:
+    """A SteeringError unless a checkpoint, or a model with its text encoders, is named."""
     whole, parts = arguments.checkpoint is not None, arguments.diffusion_model is not None
     if whole == parts or parts == (not arguments.text_encoder):
         raise SteeringError(
@@ -121,7 +132,7 @@ def _run(arguments: argparse.Namespace, shard: tuple[int, int]) -> int:
 
     prompts = read_prompts(arguments.prompts, label=arguments.label)
     samples = samples_of(prompts, range(arguments.first_seed, arguments.first_seed + arguments.seeds))
-    model, clip = _loaded(arguments)
+    model, clip = loaded(arguments)
     what = (
         model,
         PromptEncoder(clip),
@@ -154,7 +165,8 @@ def _run(arguments: argparse.Namespace, shard: tuple[int, int]) -> int:
     return 0
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple[Any, Any]:
+def loaded(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """The ModelPatcher and the CLIP object that are named."""
     import torch
 
     with torch.inference_mode():  # as the host's loader nodes run

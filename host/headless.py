@@ -105,6 +105,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     return model, clip
 
 
+def load_vae(path: str | os.PathLike[str]) -> Any:
+    """The VAE of a file of its own, or of a checkpoint, as the host's object."""
+    import comfy.sd
+    import comfy.utils
+
+    state = comfy.utils.load_torch_file(_existing(path))
+    whole = any(key.startswith("first_stage_model.") for key in state)
+    return comfy.sd.load_checkpoint_guess_config(str(path))[2] if whole else comfy.sd.VAE(sd=state)
+
+
 def unload_models() -> None:
     """Gives back the memory of every model that the host has loaded and that nobody holds any more."""
     import comfy.model_management

@@ -71,7 +71,7 @@ class AttentionFlowNode(io.ComfyNode):
         from ..steering.flow.shares import ShareRecorder
         from ..steering.plan import Entry
         from ..steering.sites import select_sites
-        from .flow_picture import flow_picture, flow_table
+        from ..training.flows.picture import flow_picture, flow_table
 
         recorder = ShareRecorder()
         chosen = select_sites(sites, attention_sites(model))

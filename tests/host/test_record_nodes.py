@@ -101,7 +101,7 @@ def test_the_command_records_the_same(
     made = recorded(world)
     (folders / "list.csv").write_text(EXAMPLE, encoding="utf-8")
     # The world's text encoder has no file that the host's loaders know.
-    monkeypatch.setattr(command, "_loaded", lambda arguments: world)
+    monkeypatch.setattr(command, "loaded", lambda arguments: world)
     monkeypatch.setenv(headless.VARIABLE, str(Path(comfy.sd.__file__).parents[1]))
 
     def run(*more: str) -> int:

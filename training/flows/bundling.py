@@ -48,6 +48,7 @@ def collect_bundle(
     several: int = 0,
     base: str = "",
     license: str = "Apache-2.0",
+    startup_end: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[Bundle, str]:
     """Collects anchors, calibrates them on held-out pictures, and writes the bundle → it, and how well it tells.
@@ -83,7 +84,7 @@ def collect_bundle(
     for site in ranked:
         one, own = collection.collectors[site, -1], anchors[site, -1]
         calibrated, why = thresholds(sampler, what, judgements, site, false_positives)
-        entries[site] = anchor_site_of(own, one.patches, one.benign_patches, calibrated)
+        entries[site] = anchor_site_of(own, one.patches, one.benign_patches, calibrated, startup_end)
         refused += [f"{site}: {reason}" for reason in why]
         tensors |= anchor_tensors(own)
     header = BundleHeader(

@@ -13,6 +13,7 @@ from ...host.attach import attach, diffusion_model
 from ...host.families import family_of
 from ...host.sampling import Sampling, encode_prompts, noise_levels, sample_prompts
 from ...steering.errors import SteeringError
+from ...steering.flow.shares import ShareRecorder
 from ...steering.flow.watching import OutputWatcher, Seen
 from ...steering.plan import Entry
 from ...steering.sites import Site
@@ -140,3 +141,13 @@ class Sampler:
             if progress is not None:
                 progress(done, len(chosen))
             yield [chosen[number] for number in numbers], made
+
+    def shares(
+        self, sites: Sequence[Site], among: Sequence[int], progress: Progress | None = None
+    ) -> ShareRecorder:
+        """Samples some examples again and sees where their attention goes."""
+        recorder = ShareRecorder()
+        watched = attach(self.model, [Entry(site, recorder) for site in sites])
+        for _ in self._sample(watched, list(among), [], progress):
+            pass
+        return recorder

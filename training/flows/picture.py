@@ -1,4 +1,4 @@
-"""Shares of attention as a picture: one panel for each stream, blocks from left to right, steps from top to bottom."""
+"""Figures of every block and step as a picture: a panel for each, blocks from left to right, steps downwards."""
 
 from __future__ import annotations
 
@@ -19,37 +19,46 @@ LOW, HIGH = (247, 247, 252), (49, 20, 110)
 def flow_picture(
     shares: Tensor, blocks: Sequence[str], sigmas: Sequence[float], streams: Sequence[str]
 ) -> Tensor:
-    """(1, H, W, 3): the shares (blocks, steps, streams) of each stream in the picture's attention, NaN left white."""
-    columns, rows, panels = shares.shape
+    """(1, H, W, 3): the shares (blocks, steps, streams) of each stream in the picture's attention."""
+    tops = [
+        float(one[torch.isfinite(one)].max()) if bool(torch.isfinite(one).any()) else 1.0
+        for one in shares.unbind(-1)
+    ]
+    return panels(
+        shares, blocks, sigmas, [f"{stream} to picture" for stream in streams], [(0.0, top) for top in tops]
+    )
+
+
+def panels(
+    values: Tensor,
+    blocks: Sequence[str],
+    sigmas: Sequence[float],
+    titles: Sequence[str],
+    ranges: Sequence[tuple[float, float]],
+) -> Tensor:
+    """(1, H, W, 3): values (blocks, steps, panels), each panel from light at its least to dark; NaN left white."""
+    columns, rows, count = values.shape
     across = max(6, min(28, 640 // max(1, columns)))
     down = max(8, min(24, 480 // max(1, rows)))
-    wide, high = columns * across, rows * down
-    size = (LEFT + panels * (wide + GAP), TOP + high + BOTTOM)
-    picture = Image.new("RGB", (max(size[0], 320), size[1]), PAPER)
+    wide, high = max(columns * across, 130), rows * down
+    picture = Image.new("RGB", (LEFT + count * (wide + GAP), TOP + high + BOTTOM), PAPER)
     draw = ImageDraw.Draw(picture)
-    for panel, stream in enumerate(streams):
+    for panel, (title, (least, most)) in enumerate(zip(titles, ranges)):
         x0 = LEFT + panel * (wide + GAP)
-        values = shares[..., panel]
-        finite = values[torch.isfinite(values)]
-        top = float(finite.max()) if finite.numel() else 1.0
-        draw.text((x0, 6), f"{stream} to picture", fill=INK)
-        draw.text((x0, 22), f"white 0, dark {top:.2f}", fill=INK)
+        draw.text((x0, 6), title, fill=INK)
+        draw.text((x0, 22), f"light {least:.2f}, dark {most:.2f}", fill=INK)
         for column in range(columns):
             for row in range(rows):
-                value = float(values[column, row])
+                value = float(values[column, row, panel])
                 if math.isfinite(value):
-                    at = (x0 + column * across, TOP + row * down)
-                    draw.rectangle(
-                        (*at, at[0] + across - 1, at[1] + down - 1), fill=_colour(value / (top or 1.0))
-                    )
-        every = max(1, math.ceil(48 / across))
-        for column in range(0, columns, every):
+                    x, y = x0 + column * across, TOP + row * down
+                    part = (value - least) / ((most - least) or 1.0)
+                    draw.rectangle((x, y, x + across - 1, y + down - 1), fill=_colour(part))
+        for column in range(0, columns, max(1, math.ceil(56 / across))):
             draw.text((x0 + column * across, TOP + high + 4), blocks[column], fill=INK)
     for row in range(0, rows, max(1, math.ceil(14 / down))):
-        draw.text((6, TOP + row * down), f"σ {sigmas[row]:.3f}", fill=INK)
-    draw.text(
-        (LEFT, TOP + high + 20), "attention of block, left to right; noise level, top to bottom", fill=INK
-    )
+        draw.text((4, TOP + row * down), f"{sigmas[row]:.3f}", fill=INK)
+    draw.text((4, TOP + high + 20), "sigma; blocks from left to right", fill=INK)
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
 
 

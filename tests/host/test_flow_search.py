@@ -1,0 +1,107 @@
+"""The search for the attention that tells unsafe patches best, as the command runs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from steerdit.commands import flow_sites as command
+from steerdit.host.attach import attention_sites
+from steerdit.nodes.anchors import SamplePromptsNode
+from steerdit.steering import SteeringError
+from steerdit.steering.flow.score import ScoreKind
+from steerdit.steering.formats.bundle import open_bundle
+from steerdit.training.flows.collecting import marked, steps_of
+from steerdit.training.flows.search import search
+
+from .flows import model_of
+from .test_flow_nodes import ROWS, SAMPLED, Clip, bright
+
+MORE = {**SAMPLED, "seeds": 6}
+
+
+def sampled(folder: Path) -> tuple[Any, Tensor]:
+    samples, unsafe, _ = SamplePromptsNode.execute(
+        model=model_of("flux", folder), clip=Clip(), prompts=ROWS, **MORE
+    ).args
+    return samples, bright(unsafe["samples"])
+
+
+def test_every_attention_and_step_is_judged(tmp_path: Path) -> None:
+    samples, masks = sampled(tmp_path)
+    sites = attention_sites(samples.model)
+    what = marked(samples, masks)
+    found = search(samples, what, sites, range(3), at_once=3)
+    assert found.aucs.shape == (4, 3, 3)
+    assert bool(found.aucs.isfinite().all())
+    # What is marked is bright in the finished picture, which the last step's whitened anchors can tell.
+    best = found.aucs[..., list(ScoreKind).index(ScoreKind.WHITENED)]
+    assert float(best[:, -1].max()) > 0.6
+    assert [auc for *_, auc in found.ranked()] == sorted((auc for *_, auc in found.ranked()), reverse=True)
+    assert found.percents[-1] == 1.0
+    assert all(0 < found.startup_end(site) <= 1 for site in sites)
+    again = search(samples, what, sites[1:2], [1], at_once=1)
+    assert torch.allclose(again.aucs[0, 0], found.aucs[1, 1], atol=1e-6)
+
+
+def test_steps_are_named(tmp_path: Path) -> None:
+    samples, _ = sampled(tmp_path)
+    assert steps_of(samples, "last", 0.36) == (2,)
+    assert steps_of(samples, "1", 0.36) == (1,)
+    assert steps_of(samples, "startup", 1.0) == (0, 1, 2)
+    assert steps_of(samples, "startup", 0.01)[0] == 0
+    with pytest.raises(SteeringError, match="from 0 to 2"):
+        steps_of(samples, "3", 0.36)
+
+
+def test_the_command_writes_tables_pictures_and_a_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples, masks = sampled(tmp_path)
+    folder, out = tmp_path / "masks", tmp_path / "out"
+    for place in (folder, out):
+        place.mkdir()
+    for number, mask in enumerate(masks):
+        command.save_picture(mask[None, ..., None].expand(-1, -1, -1, 3), folder / f"{number:04}.png")
+    read = command.read_masks(folder)
+    assert torch.equal(read, masks)
+    arguments = argparse.Namespace(
+        out=out, sites="all", every=2, at_once=4, batch=2, bundle=tmp_path / "best.safetensors", best=2
+    )
+    assert command.searched(samples, read, arguments) == 0
+    told = json.loads((out / "sites.json").read_text())
+    assert [len(site["auc_by_step"]["whitened"]) for site in told["sites"]] == [2] * 4
+    best = [site["site"] for site in told["sites"][:2]]
+    bundle = open_bundle(arguments.bundle)
+    assert {str(site) for site in bundle.anchors} == set(best)
+    assert all(entry.startup_end is not None for entry in bundle.anchors.values())
+    for name in ("auc.png", "flow.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 50
+    assert "block: text, picture" in (out / "flow.txt").read_text()
+    assert best[0] in capsys.readouterr().out
+
+
+def test_masks_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SteeringError, match="found none"):
+        command.read_masks(tmp_path)
+    for size in (4, 5):
+        Image.new("L", (size, size)).save(tmp_path / f"{size}.png")
+    with pytest.raises(SteeringError, match="different sizes"):
+        command.read_masks(tmp_path)
+
+
+def test_the_command_line_is_read() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    given = parser.parse_args(
+        ["--checkpoint", "a", "--prompts", "b", "--out", "c", "--every", "3", "--steps", "7"]
+    )
+    assert (given.every, given.steps, given.sites, given.masks) == (3, 7, "all", None)
