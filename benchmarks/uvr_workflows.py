@@ -1,4 +1,4 @@
-"""Writes the workflows of Restrict Flow: anchors are collected in the graph, then a picture is made or edited with them.
+"""Writes the workflows of Restrict Flow: anchors are collected in the graph, then a picture is made or edited by them.
 
     python -m steerdit.benchmarks.uvr_workflows      starts a host, writes example_workflows/uvr-{generate,edit}.json
 
