@@ -171,6 +171,7 @@ class AdaptNode(io.ComfyNode):
             lesson=learn_from,
             categories=None if set(chosen) == set(known) else chosen,
             latents=latents,
+            acting=selection.latents if selection is not None and rows == SELECTED else None,
             method=method,
             checkpoints=adaptations_folder(),
             progress=progress,

@@ -6,7 +6,8 @@ With x = s·a the scaled activation, z = E_s(a), width d, W_s the source decoder
 
 over target activations of the safe side, and over replayed source activations. Where pairs are given instead, the code
 is that of the unsafe side, and the adapted decoder has to say, beyond what the source's says, what the safe side has
-more: ‖x⁺ − x⁻ − z (W_t − W_s)‖². The bias b is the encoder's as well, so it is not adapted.
+more: ‖x⁺ − x⁻ − z (W_t − W_s)‖², where z holds the latents alone that the gate of the token's category lets through.
+The bias b is the encoder's as well, so it is not adapted.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Examples(NamedTuple):
     """(n, d) activations: of the safe side, or the unsafe side of pairs."""
     change: Tensor | None = None
     """(n, d) a⁺ − a⁻ of pairs; None asks for the reconstruction of the inputs themselves."""
+    acting: Tensor | None = None
+    """(n, N) bool: the latents that will act there, where a gate lets only some through; None is all."""
 
 
 class Losses(NamedTuple):
@@ -187,6 +190,8 @@ def _codes(sae: Dictionary, examples: Examples) -> tuple[Tensor, Tensor]:
         )
     a = require_finite(examples.inputs.to(sae.decoder), "adaptation: target activations")
     z = sae.encode(a)
+    if examples.acting is not None:
+        z = z * examples.acting.to(z)
     if examples.change is not None:
         change = require_finite(examples.change.to(sae.decoder), "adaptation: target activations")
         return z, sae.input_scale * change

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..steering.errors import SteeringError
 from ..steering.sites import Site
@@ -17,7 +18,7 @@ from .assembling import origin_of
 from .dictionaries.job import digest_of
 from .dictionaries.result import TrainedSAE
 from .recordings import Pairs, Recording
-from .selecting import MOST_BYTES, require_width
+from .selecting import MOST_BYTES, category_of, require_width
 
 SAFE_SIDE = ("safe", "benign")
 LESSONS = ("pairs", "safe side")
@@ -48,6 +49,7 @@ def adapt_sae(
     lesson: str = "pairs",
     categories: Collection[str] | None = None,
     latents: Sequence[int] | None = None,
+    acting: Mapping[str, Sequence[int]] | None = None,
     method: str = "auto",
     checkpoints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -60,6 +62,7 @@ def adapt_sae(
         lesson: one of LESSONS.
         categories: of the target's pairs; None is all.
         latents: the only rows that may change; None is all.
+        acting: pairs: by category, the latents that act where its gate is open; None is all, in every category.
         method: one of METHODS. The closed form sees all rows once; steps sees batches, in bounded memory.
         checkpoints: a folder in which each run of steps has its own, from which it goes on.
         progress: hears (steps made, steps in all); it may raise to stop.
@@ -83,7 +86,8 @@ def adapt_sae(
     if lesson == "pairs":
         most = MOST_BYTES // (8 * sae.width)
         pairs = target.pairs(site, categories=categories, limit=most, seed=config.seed)
-        stream = towards_safe(pairs, rows, config.seed)
+        masks = None if acting is None else _masks(target, pairs, acting, sae.latents)
+        stream = towards_safe(pairs, rows, config.seed, masks)
     else:
         stream = rows_of(target, site, rows, config.seed, categories=categories)
     replay = None
@@ -112,7 +116,14 @@ def adapt_sae(
         )
         return Outcome(dataclasses.replace(sae, adapted=decoder, path=None), before, after, "closed form")
     data = " ".join(
-        [digest_of(target), "" if source is None else digest_of(source), str(site), lesson, str(categories)]
+        [
+            digest_of(target),
+            "" if source is None else digest_of(source),
+            str(site),
+            lesson,
+            str(categories),
+            *(f"{name}: {sorted(of)}" for name, of in sorted((acting or {}).items())),
+        ]
     )
     folder = None if checkpoints is None else checkpoints / identity_of(sae, config, latents, data)[:16]
     found = adapt(
@@ -156,7 +167,26 @@ def rows_of(
     return batches
 
 
-def towards_safe(pairs: Pairs, batch: int, seed: int = 0) -> Stream:
+class Masks(NamedTuple):
+    """Which latents act at which rows."""
+
+    kind: Tensor
+    """(n) the number of each row's category"""
+    latents: Tensor
+    """(categories, N) bool"""
+
+
+def _masks(recording: Recording, pairs: Pairs, acting: Mapping[str, Sequence[int]], latents: int) -> Masks:
+    member = torch.zeros(len(acting) + 1, latents, dtype=torch.bool)
+    for row, of in enumerate(acting.values()):
+        member[row, list(of)] = True
+    place: dict[str | None, int] = {name: row for row, name in enumerate(acting)}
+    none = len(acting)  # the last row: of categories without latents
+    kind = [place.get(category_of(sample), none) for sample in recording.manifest.samples]
+    return Masks(torch.tensor(kind)[pairs.sample_unsafe], member)
+
+
+def towards_safe(pairs: Pairs, batch: int, seed: int = 0, masks: Masks | None = None) -> Stream:
     """Unsafe activations with the way to their safe rewrites. The last batch of an epoch may be smaller.
 
     Raises:
@@ -175,7 +205,8 @@ def towards_safe(pairs: Pairs, batch: int, seed: int = 0) -> Stream:
         order = torch.randperm(len(pairs.unsafe), generator=draw)
         for rows in order[skip * batch :].split(batch):
             if len(rows):
-                yield Examples(pairs.unsafe[rows], pairs.safe[rows] - pairs.unsafe[rows])
+                acting = None if masks is None else masks.latents[masks.kind[rows]]
+                yield Examples(pairs.unsafe[rows], pairs.safe[rows] - pairs.unsafe[rows], acting)
 
     return batches
 

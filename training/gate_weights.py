@@ -26,7 +26,7 @@ from .selecting import category_of, require_width
 class WeightRule:
     """How weights are fitted."""
 
-    rounds: int = 4
+    rounds: int = 8
     """Of choosing tokens and fitting them."""
     steps: int = 200
     """Of a fit."""
@@ -86,9 +86,16 @@ def fit_bags(z: Tensor, bag: Tensor, unsafe: Tensor, rule: WeightRule = WeightRu
     x = z / scale
     count = int(bag.max()) + 1
     label = torch.zeros(count, dtype=torch.bool).index_put((bag,), unsafe)
-    weights = x[unsafe].mean(0)  # where it begins: what unsafe tokens say most
+    # It begins as if every token of an unsafe bag were unsafe: what both sides say cancels out.
+    weights = fit_logistic(x, unsafe, rule)
+    mined = torch.zeros(len(x), dtype=torch.bool)
     for _ in range(rule.rounds):
-        fitted = fit_logistic(x[highest_of_bags(x @ weights, bag, count)], label, rule)
+        highest = highest_of_bags(x @ weights, bag, count)
+        mined[highest[~label]] = (
+            True  # once high, always a counterexample: without it, rounds undo each other
+        )
+        tokens = torch.cat([highest[label], mined.nonzero()[:, 0]])
+        fitted = fit_logistic(x[tokens], unsafe[tokens], rule)
         if not bool(fitted.any()):
             break
         weights = fitted

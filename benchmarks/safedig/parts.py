@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from .prompting import group_of
 from .worlds import World
 
 OPERATIONS: dict[str, type[Gated]] = {"repel": Repel, "blend": Blend}
-LATENTS_OF_FLIPS = 60
+LATENTS_OF_FLIPS = 240
 """Latents at most of a category, where each thing has none of its own: as many as five things have."""
 
 
@@ -57,7 +57,7 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
         }
         if not union:
             return {"file": None, **figures}
-        adapted = _adapted(world, target, sae, union, recipe)
+        adapted = _adapted(world, target, sae, latents, recipe)
         categories = calibrate_site(
             sae,
             world.fresh(site),
@@ -99,7 +99,7 @@ def _chosen(
 
 
 def _adapted(
-    world: World, target: str, sae: TrainedSAE, latents: Sequence[int], recipe: Recipe
+    world: World, target: str, sae: TrainedSAE, latents: Mapping[str, Sequence[int]], recipe: Recipe
 ) -> TrainedSAE:
     """With its second decoder. Source pairs teach beside the target's: what Blend knew of them it should not forget."""
     config = world.sizes.adaptation if recipe.stability else replace(world.sizes.adaptation, stability=0.0)
@@ -107,7 +107,8 @@ def _adapted(
     everything, source = world.whole(site), world.source(target, site)
     if recipe.lesson == "pairs":
         learnt = source if recipe.adapted == "source" else everything
-        return adapt_sae(sae, learnt, source, config, latents=latents, method="closed form").sae
+        union = sorted({latent for of in latents.values() for latent in of})
+        return adapt_sae(sae, learnt, source, config, latents=union, acting=latents, method="closed form").sae
     return adapt_sae(sae, everything, source, config, lesson=recipe.lesson, categories=[target]).sae
 
 

@@ -42,14 +42,14 @@ class Sizes:
     judged_by: int = JUDGE_SEED
     routing_pairs: int = 32
     routing_benign: int = 8
-    count: int = 12
+    count: int = 48
     """Latents at most of each thing of a category, or of its attribute."""
-    ratio: float = 4.0
+    ratio: float = 2.0
     """A latent's mean on unsafe tokens is above so many times that on others."""
     training: TrainingConfig = TrainingConfig(
         latents=1024, k=24, steps=800, batch=1024, rate=1e-3, dead_after=200_000, checkpoint_every=400
     )
-    adaptation: AdaptationConfig = AdaptationConfig()
+    adaptation: AdaptationConfig = AdaptationConfig(stability=0.1)
     weights: WeightRule = WeightRule()
     """How a gate's latents are weighed against each other."""
     gates: GateRule = GateRule(margin=1.0)

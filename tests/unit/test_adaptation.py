@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from steerdit.steering import SteeringError
 from steerdit.training.adaptation import adapt
 from steerdit.training.adaptation_terms import AdaptationConfig, Examples, solve, terms
-from steerdit.training.domains import towards_safe
+from steerdit.training.domains import Masks, towards_safe
 from steerdit.training.recordings import Pairs
 
 LATENTS, WIDTH, SCALE = 10, 6, 0.5
@@ -165,6 +165,22 @@ def test_pairs_teach_unsafe_latents_what_the_safe_side_says() -> None:
     empty = unsafe[:0]
     with pytest.raises(SteeringError, match="recording: pairs"):
         towards_safe(Pairs(empty, empty, none[:0], none[:0], none[:0]), 128)
+
+
+def test_a_category_teaches_only_the_latents_that_its_gate_lets_through() -> None:
+    source, unsafe = sae(), activations(600, 1)
+    truth = 0.3 * torch.randn(LATENTS, WIDTH, generator=torch.Generator().manual_seed(5))
+    member = torch.zeros(2, LATENTS, dtype=torch.bool)
+    member[0, :6], member[1, 4:] = True, True  # two of both
+    kind = torch.arange(600) % 2
+    safe = unsafe + (source.encode(unsafe) * member[kind]) @ truth / SCALE
+    none = torch.zeros(600)
+    stream = towards_safe(Pairs(unsafe, safe, none, none, none), 128, seed=3, masks=Masks(kind, member))
+    solved = solve(source, stream(0, 0), [], AdaptationConfig(stability=0.0))
+    torch.testing.assert_close(solved - source.decoder, truth, rtol=1e-3, atol=1e-3)
+    plain = towards_safe(Pairs(unsafe, safe, none, none, none), 128, seed=3)
+    solved = solve(source, plain(0, 0), [], AdaptationConfig(stability=0.0))
+    assert not torch.allclose(solved - source.decoder, truth, rtol=0.1, atol=0.1)
 
 
 def test_a_stopped_adaptation_goes_on_to_the_same_bits(tmp_path: Path) -> None:

@@ -336,6 +336,7 @@ class _Making:
             lesson=said.learn_from,
             categories=None if set(chosen) == set(known) else chosen,
             latents=union if said.rows == SELECTED else None,
+            acting=latents if said.rows == SELECTED else None,
             method=said.method,
             checkpoints=self.work.path("adaptations"),
             progress=self._moved,
