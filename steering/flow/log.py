@@ -58,4 +58,7 @@ def _line(record: FlowRecord, highest: Tensor, region: Region) -> str:
     marked = (
         f"{int(region.core.sum())} of {height} × {width} patches marked, {int(region.ring.sum())} around them"
     )
-    return f"{record.site} at sigma {record.sigma:.3g}: {scores}; {'nothing marked' if region.is_empty else marked}"
+    return (
+        f"{record.site} at sigma {record.sigma:.3g}: {scores or 'a mask was given'}; "
+        f"{'nothing marked' if region.is_empty else marked}"
+    )
