@@ -39,7 +39,7 @@ COURSE = (
 )
 
 
-EDITING = Lesson(PAIRS, 0.4, 4500, 4500, 0.4)  # what the finished generator learns next, from triples
+EDITING = Lesson(PAIRS, 0.4, 3600, 3600, 0.4)  # what the finished generator learns next, from triples
 Config = GeneratorConfig | SD3Config
 COURSES: dict[str, tuple[Config, tuple[Lesson, ...]]] = {
     "flux": (GeneratorConfig(), COURSE),
