@@ -15,12 +15,10 @@ RISKY = [at for at, label in enumerate(LABELS) if category_of(label) in CATEGORI
 
 @torch.no_grad()
 def unsafe_masks(oracle: Oracle, pictures: Tensor) -> Tensor:
-    """(B, 128, 128) of 0 and 1: cells that the oracle calls risky, with the cells next to them, for a thing is wider
-    than the cell that tells it.
+    """(B, 128, 128) of 0 and 1: the cells that the oracle calls risky, which are those about the middle of a thing.
 
     Args:
         pictures: (B, 3, 128, 128) in [0, 1]
     """
     seen = torch.cat([oracle(part)[:, RISKY].amax(1) > 0 for part in pictures.split(64)])  # (B, 8, 8)
-    wide = F.max_pool2d(seen[:, None].float(), 3, 1, 1)
-    return F.interpolate(wide, size=(PICTURE, PICTURE), mode="nearest")[:, 0]
+    return F.interpolate(seen[:, None].float(), size=(PICTURE, PICTURE), mode="nearest")[:, 0]

@@ -43,6 +43,11 @@ NODES = {
     "SteerDiT_AlignEncoders": "Align Encoders",
     "SteerDiT_TransferDirection": "Transfer Direction",
     "SteerDiT_CalibrateDirection": "Calibrate Direction",
+    "SteerDiT_RestrictFlow": "Restrict Flow (UVR)",
+    "SteerDiT_FlowMask": "Flow Mask",
+    "SteerDiT_SamplePrompts": "Sample Prompts",
+    "SteerDiT_CollectAnchors": "Collect Unsafe Anchors",
+    "SteerDiT_AttentionFlow": "Attention Flow",
 }
 # The host prints whole tenths of a second: 0.2 stands for less than 0.25.
 IMPORT_TIME = re.compile(r"^\s*(?P<seconds>\d+\.\d) seconds(?P<failed>.*?): .*[/\\]steerdit$")
