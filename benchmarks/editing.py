@@ -51,19 +51,6 @@ def groups(edits: Sequence[Any], outcomes: Sequence[Any]) -> dict[str, dict[str,
     return out
 
 
-def editor_of(checkpoint: Path | None) -> Any:
-    """The shipped editor, or that of a checkpoint, its average where training has left it there."""
-    from comfy.sd import load_diffusion_model_state_dict
-
-    from .emoji_scenes import in_host
-
-    if checkpoint is None:
-        return in_host.editor()
-    if checkpoint.suffix == ".pt":
-        return load_diffusion_model_state_dict(torch.load(checkpoint, weights_only=True)["average"])
-    return in_host.generator(path=checkpoint)
-
-
 def sheet(judge: Any, edited: Any, file: Path, across: int = 6) -> None:
     """Reference and outcome side by side, for a look; the oracle's noes are framed in red."""
     from PIL import Image
@@ -93,6 +80,7 @@ def main() -> int:
     host = boot()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    from .emoji_scenes import in_host
     from .emoji_scenes.editing.instructions import edit
     from .emoji_scenes.editing.judging import SAMPLING, EditJudge
     from .emoji_scenes.icons import icons
@@ -104,7 +92,7 @@ def main() -> int:
         SAMPLING if args.cfg is None else replace(SAMPLING, cfg=args.cfg),
     )
     edits = [edit(judge.source, SEED + i) for i in range(args.n)]
-    edited = judge(editor_of(args.weights), edits, range(args.n))
+    edited = judge(in_host.editor(args.weights), edits, range(args.n))
     overall, ceiling = rates(edits, edited.outcomes), rates(edits, judge.ceiling(edits))
     claims: dict[str, Claim] = {
         "instructions": at_least(overall["done"], 0.80),

@@ -139,6 +139,11 @@ def generator(architecture: str = "flux", path: Path | None = None) -> Any:
     return comfy.sd.load_diffusion_model(str(path or weights.path(weights.GENERATORS[architecture])))
 
 
-def editor() -> Any:
-    """The generator that edits what *Set Reference Latent* gives it."""
-    return generator(path=weights.editor())
+def editor(checkpoint: Path | None = None) -> Any:
+    """The generator that edits what *Set Reference Latent* gives it: the shipped one, or that of a checkpoint.
+
+    A checkpoint of training (.pt) gives its average.
+    """
+    if checkpoint is not None and checkpoint.suffix == ".pt":
+        return comfy.sd.load_diffusion_model_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    return generator(path=checkpoint or weights.editor())
