@@ -67,6 +67,16 @@ class Group(NamedTuple):
     """(n) int64, rising: their places in the joint sequence."""
     weights: Tensor
     """(L) float32: λ of each key; not all of them are 1."""
+    span: slice | None = None
+    """The rows, where they follow one another: a view takes no copy."""
+
+    @property
+    def at(self) -> slice | Tensor:
+        """What to index the sequence with."""
+        return self.rows if self.span is None else self.span
+
+    def to(self, device: torch.device) -> Group:
+        return Group(self.rows.to(device), self.weights.to(device), self.span)
 
 
 def groups_of(
@@ -108,7 +118,17 @@ def groups_of(
             found.append(Group(rows, keys))
     if references is not None:
         found.append(Group(everyone.nonzero()[:, 0], torch.where(references.isinf(), 1.0, references)))
-    return tuple(group for group in found if len(group.rows) and bool((group.weights != 1).any()))
+    return tuple(
+        group._replace(span=_span(group.rows))
+        for group in found
+        if len(group.rows) and bool((group.weights != 1).any())
+    )
+
+
+def _span(rows: Tensor) -> slice | None:
+    """Rising places (n) as a slice, where none is left out."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else None
 
 
 def _references(layout: FlowLayout, region: Region, weights: Weights, length: int) -> Tensor:

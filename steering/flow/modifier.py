@@ -300,9 +300,7 @@ class RestrictFlow:
         key = image, step.layout, q.shape[2], q.device
         if key not in step.state.groups:
             found = groups_of(step.layout, region, self.weights, self.flow, q.shape[2])
-            step.state.groups[key] = tuple(
-                Group(group.rows.to(q.device), group.weights.to(q.device)) for group in found
-            )
+            step.state.groups[key] = tuple(group.to(q.device) for group in found)
         return step.state.groups[key]
 
     def _is_noisy(self, image: int, step: FlowStep) -> bool:
@@ -327,7 +325,7 @@ class RestrictFlow:
 
 def _require_held(out: Tensor, groups: Sequence[Sequence[Group]], step: FlowStep) -> None:
     """Refuses restricted outputs (R, L, h·d) that their dtype could not hold; the others are the host's own."""
-    found = [out[row, group.rows] for row, own in enumerate(groups) for group in own]
+    found = [out[row, group.at] for row, own in enumerate(groups) for group in own]
     if not found or bool(
         torch.stack([sum_is_finite(part) for part in found]).all()
     ):  # one wait for the device

@@ -85,14 +85,14 @@ def restricted(
         out = (attend(q, k, v, mask) if plain is None else plain).clone()
     for row, own in enumerate(groups):
         for together in _calls(own, renormalise):
-            rows = torch.cat([group.rows for group in together])
             if chosen is None:
-                out[row, rows] = _part(attend, q, k, v, row, together, renormalise, mask)
+                out[row, _at(together)] = _part(attend, q, k, v, row, together, renormalise, mask)
                 continue
             found = _part(
                 attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, together, renormalise,
                 mask if mask is None else _of_heads(mask, chosen),
             )  # fmt: skip
+            rows = torch.cat([group.rows for group in together])
             by_head = out[row].view(length, q.shape[1], width)
             by_head[rows[:, None], torch.tensor(chosen, device=q.device)] = found.view(
                 len(rows), len(chosen), width
@@ -107,6 +107,11 @@ def _calls(groups: Sequence[Group], renormalise: bool) -> Sequence[Sequence[Grou
     return [[group] for group in groups]
 
 
+def _at(groups: Sequence[Group]) -> slice | Tensor:
+    """The places of groups, one after another."""
+    return groups[0].at if len(groups) == 1 else torch.cat([group.rows for group in groups])
+
+
 def _part(
     attend: Attend,
     q: Tensor,
@@ -118,9 +123,9 @@ def _part(
     mask: Tensor | None,
 ) -> Tensor:
     """What groups of one picture attend to (n, h·d), one after another; without weights they attend as ever."""
-    rows = torch.cat([group.rows for group in groups])
+    rows = _at(groups)
     q, k, v = q[row : row + 1, :, rows], k[row : row + 1], v[row : row + 1]
-    bias = None if mask is None else _of_rows(mask, row, rows, q.dtype)
+    bias = None if mask is None else _of_rows(mask, row, rows, q.shape[2], q.dtype)
     if len(groups[0].weights):
         if renormalise:
             logs = [group.weights.log().to(q.dtype).expand(len(group.rows), -1) for group in groups]
@@ -160,7 +165,7 @@ def _widened(
             keys[row, :, :, at] = high
             keys[row, :, :, at + 1] = (log - high).to(k.dtype)
             marked = q.new_zeros(length)
-            marked[group.rows] = one.to(q.device)
+            marked[group.at] = one.to(q.device)
             queries[row, chosen, :, at : at + 2] = marked[:, None]
     out = attend(queries, keys, values, mask)
     return out.view(rows, length, count, wide)[..., :width].reshape(rows, length, count * width)
@@ -194,8 +199,8 @@ def _of_heads(mask: Tensor, heads: list[int]) -> Tensor:
     return mask[:, heads] if mask.ndim == 4 and mask.shape[1] > 1 else mask
 
 
-def _of_rows(mask: Tensor, row: int, rows: Tensor, dtype: torch.dtype) -> Tensor:
+def _of_rows(mask: Tensor, row: int, rows: slice | Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """An incoming mask for some queries of one picture: (1, h or 1, n, L)."""
     own = additive(mask, dtype)
     own = own[row : row + 1] if own.shape[0] > 1 else own
-    return own[:, :, rows] if own.shape[2] > 1 else own.expand(-1, -1, len(rows), -1)
+    return own[:, :, rows] if own.shape[2] > 1 else own.expand(-1, -1, count, -1)
