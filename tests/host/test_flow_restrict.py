@@ -4,6 +4,7 @@ without effect.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,32 @@ def test_it_is_exactly_the_attention_that_is_meant(family: str, task: str, form:
         for row, mask in enumerate((MASK, OTHER)):
             own = Visit(*(x[row : row + 1] for x in visit[:3]), visit.step, visit.out[row : row + 1])
             expected = expected_of(own, mask[0] > 0.5, flow, form)
+            assert torch.allclose(own.out.double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_mask_of_pairs_by_another_node_acts_as_well(rows: int, tmp_path: Path) -> None:
+    model, watcher = model_of("flux", tmp_path).clone(), Watcher()
+    length = 7 + GRID[0] * GRID[1]
+    bias = torch.randn(rows, 1, length, length, generator=torch.Generator().manual_seed(3))
+
+    def regional(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, attn_mask: Any, extra_options: Any) -> Any:
+        return {"q": q, "k": k, "v": v, "pe": pe, "attn_mask": bias}
+
+    model.set_model_attn1_patch(regional)
+    steered = restricted(model, mask=torch.cat([MASK, OTHER]))
+    try:
+        sample(with_flow(steered, watcher), prompt("flux", 1), prompt("flux", 2), start("flux", 2), steps=1)
+    except TypeError:
+        pytest.skip("this host's patches of attention are called otherwise")
+    if watcher.visits[0].step.mask is None:
+        pytest.skip("this host's patches of attention take no mask")
+    for visit in watcher.visits:
+        for row, mask in enumerate((MASK, OTHER)):
+            own = Visit(*(x[row : row + 1] for x in visit[:3]), visit.step, visit.out[row : row + 1])
+            wanted = bias[row : row + 1] if rows == 2 else bias
+            step = dataclasses.replace(visit.step, mask=wanted)
+            expected = expected_of(own._replace(step=step), mask[0] > 0.5, "content", "renormalised")
             assert torch.allclose(own.out.double(), expected, atol=1e-5)
 
 
