@@ -128,6 +128,7 @@ class CalibrateNode(io.ComfyNode):
             site,
             selection.latents,
             rule,
+            weights=selection.weights or None,
             at_crossing=thresholds == CROSSING,
             progress=progress,
         )

@@ -106,11 +106,12 @@ class SelectNode(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..training.assembling import origin_of
         from ..training.dictionaries.ranks import chosen_device
+        from ..training.gate_weights import weighed
         from ..training.selecting import SelectionRule, select_latents
 
         rule = SelectionRule(method, count, ratio, least, held_out, seed)
         site = origin_of(sae).site
-        passes = 2 if method == "score" else 1
+        passes = 3 if method == "score" else 2
         bar, total, done = byte_progress(), passes * recording.count(site), 0
 
         def progress(tokens: int) -> None:
@@ -119,7 +120,9 @@ class SelectNode(io.ComfyNode):
             bar(done, total)
             stop_if_interrupted()
 
-        selection = select_latents(sae.to(chosen_device(device)), recording, site, rule, progress=progress)
+        placed = sae.to(chosen_device(device))
+        found = select_latents(placed, recording, site, rule, progress=progress)
+        selection = weighed(found, placed, recording, progress)
         table = selection.table()
         show_text(cls, table)
         return io.NodeOutput(selection, table, ui=ui.PreviewText(table))

@@ -10,16 +10,22 @@ kept out by projecting each step (FISTA, Beck and Teboulle 2009).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..steering.sites import Site
-from .codes import Dictionary, coded, some_latents
+from .codes import Dictionary, coded, heard, some_latents
 from .recordings import Recording
-from .selecting import category_of, require_width
+from .recordings.rows import taken
+from .selecting import Selection, category_of, require_width
+
+MOST_TOKENS = 400_000
+"""That are learnt from, of whole pictures."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,15 @@ def gate_weights(
     site: Site,
     latents: Mapping[str, Sequence[int]],
     rule: WeightRule = WeightRule(),
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """The weight of each latent of each category, in their order; the mean of a category's is 1.
 
     Use the recording that chose the latents: thresholds are set on another.
+
+    Args:
+        progress: hears how many tokens were learnt from since.
 
     Raises:
         SteeringError: the recording lacks the site, or an activation is not finite.
@@ -52,7 +63,9 @@ def gate_weights(
     union = sorted({latent for of in latents.values() for latent in of})
     if not union:
         return {}
-    parts = list(coded(recording.shards(site), some_latents(sae, union), batch=8192))
+    kept = _some(len(recording.manifest.samples), MOST_TOKENS / max(recording.count(site), 1))
+    stream = heard((taken(rows, kept[rows.sample]) for rows in recording.shards(site)), progress)
+    parts = list(coded(stream, some_latents(sae, union), batch=8192))
     z = torch.cat([part.z.cpu() for part in parts])
     sample = torch.cat([part.sample for part in parts])
     sigma = torch.cat([part.sigma for part in parts])
@@ -70,6 +83,17 @@ def gate_weights(
         _, numbered = bag[fits].unique(return_inverse=True)
         found[name] = tuple(fit_bags(z[fits][:, columns], numbered, unsafe[fits], rule).tolist())
     return found
+
+
+def weighed(
+    selection: Selection,
+    sae: Dictionary,
+    recording: Recording,
+    progress: Callable[[int], None] | None = None,
+) -> Selection:
+    """A selection with the weights that its latents have in gates, by the recording that chose them."""
+    found = gate_weights(sae, recording, selection.site, selection.latents, progress=progress)
+    return dataclasses.replace(selection, weights=found)
 
 
 def fit_bags(z: Tensor, bag: Tensor, unsafe: Tensor, rule: WeightRule = WeightRule()) -> Tensor:
@@ -102,6 +126,12 @@ def fit_bags(z: Tensor, bag: Tensor, unsafe: Tensor, rule: WeightRule = WeightRu
     weights = weights / scale
     total = float(weights.sum())
     return weights * (len(weights) / total) if total > 0 else torch.ones_like(weights)
+
+
+def _some(count: int, share: float) -> Tensor:
+    """(count) bool: such a share of the samples, the same at each call."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return torch.zeros(count, dtype=torch.bool).index_fill(0, order[: math.ceil(min(share, 1) * count)], True)
 
 
 def highest_of_bags(score: Tensor, bag: Tensor, count: int) -> Tensor:

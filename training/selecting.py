@@ -70,6 +70,8 @@ class Selection:
     """Each latent on held-out prompts."""
     directions: Mapping[str, Comparison] = dataclasses.field(default_factory=dict[str, Comparison])
     """flips: the counterfactual direction beside the plain difference in means."""
+    weights: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict[str, tuple[float, ...]])
+    """By category, what each of its latents weighs in a gate (gate_weights.py); empty: all the same."""
 
     @property
     def union(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steerdit.training import gate_weights as gate_weights_module
 from steerdit.training.gate_weights import WeightRule, fit_bags, fit_logistic, highest_of_bags
 
 
@@ -62,3 +63,10 @@ def test_a_latent_of_one_token_in_an_unsafe_bag_gets_the_weight() -> None:
 def test_where_nothing_tells_apart_all_weigh_the_same() -> None:
     weights = fit_bags(torch.zeros(12, 3), torch.arange(4).repeat_interleave(3), torch.arange(12) < 6)
     assert weights.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_long_recording_is_learnt_from_in_part() -> None:
+    assert gate_weights_module._some(10, 3.0).all()
+    few = gate_weights_module._some(1000, 0.25)
+    assert int(few.sum()) == 250
+    assert torch.equal(few, gate_weights_module._some(1000, 0.25))

@@ -21,6 +21,7 @@ from ..dictionaries import job, process
 from ..dictionaries.ranks import chosen_device
 from ..dictionaries.result import TrainedSAE, read_trained, write_trained
 from ..domains import adapt_sae
+from ..gate_weights import weighed
 from ..held_out import split
 from ..recordings import PromptRow, Recording, open_recording, read_prompts
 from ..recordings.manifest import FILE as MANIFEST
@@ -256,7 +257,7 @@ class _Making:
         """One site of the bundle."""
         recipe = self.recipe
         trained, identity = self._trained(site)
-        chosen = key(identity, recipe.select)
+        chosen = key(identity, recipe.select, "weighed")
         selected = self._once(
             f"select {site}", f"selection-{site}-{chosen}", lambda: self._selected(trained, site)
         )
@@ -269,7 +270,8 @@ class _Making:
             changed = key(chosen, recipe.adapt, recipe.adaptation, self.digests[TARGET])
             sae = self._adapted(trained, site, latents, changed)
         name = f"gates-{site}-{key(changed, recipe.gates, recipe.gate_rule, self.digests[CALIBRATION])}"
-        gates = self._once(f"calibrate {site}", name, lambda: self._gates(sae, site, latents))
+        weights = {name: tuple(of) for name, of in selected["weights"].items()}
+        gates = self._once(f"calibrate {site}", name, lambda: self._gates(sae, site, latents, weights))
         found = categories_of(gates)
         for category, it in found.items():
             self.course.say(f"{site} {category}: {_said(it.gate)}")
@@ -307,15 +309,12 @@ class _Making:
 
     def _selected(self, trained: TrainedSAE, site: Site) -> dict[str, Any]:
         rule = self.recipe.select
-        passes = 2 if rule.method == "score" else 1
-        found = select_latents(
-            trained.to(chosen_device(self.recipe.machine.device)),
-            self.training,
-            site,
-            rule,
-            progress=self._counting(passes * self.training.count(site)),
-        )
-        return {"latents": found.latents, "table": found.table()}
+        passes = 3 if rule.method == "score" else 2
+        placed = trained.to(chosen_device(self.recipe.machine.device))
+        progress = self._counting(passes * self.training.count(site))
+        chosen = select_latents(placed, self.training, site, rule, progress=progress)
+        found = weighed(chosen, placed, self.training, progress)
+        return {"latents": found.latents, "weights": found.weights, "table": found.table()}
 
     def _adapted(
         self, trained: TrainedSAE, site: Site, latents: dict[str, tuple[int, ...]], changed: str
@@ -348,13 +347,20 @@ class _Making:
         write_trained(path, [sae])
         return sae
 
-    def _gates(self, sae: TrainedSAE, site: Site, latents: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    def _gates(
+        self,
+        sae: TrainedSAE,
+        site: Site,
+        latents: dict[str, tuple[int, ...]],
+        weights: dict[str, tuple[float, ...]],
+    ) -> dict[str, Any]:
         return calibrate_site(
             sae,
             self.calibration,
             site,
             latents,
             self.recipe.gate_rule,
+            weights=weights,
             at_crossing=self.recipe.gates.thresholds == CROSSING,
             progress=self._counting(self.calibration.count(site)),
         )
