@@ -188,5 +188,8 @@ class RestrictFlowNode(io.ComfyNode):
         restriction = restriction_asked(attention_sites(model), bundle, mask, **asked)
         steered = attach_flow(model, restriction, bundle)
         rules = described(restriction)
+        if bundle is not None and restriction.site is not None:
+            left_out = set(bundle.anchors[restriction.site].concepts) - set(restriction.concepts)
+            rules += f"\nnot looked for: {', '.join(sorted(left_out))}" if left_out else ""
         show_text(cls, rules)
         return io.NodeOutput(steered, rules)

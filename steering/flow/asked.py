@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import SteeringError
 from ..formats.bundle import Bundle
 from ..schedules import Schedule
-from ..selection import select
+from ..selection import ALL, select
 from ..sites import Site, select_sites
 from .groups import Flow, Weights
 from .localise import EDITING, GENERATION, Selection
@@ -90,9 +90,14 @@ def restriction_asked(
     wanted_heads = _heads(heads)
     if bundle is not None:
         site = localising_site(bundle, localise_at)
+        named = select(concepts, bundle.anchors[site].concepts, str.__eq__, "concepts")
+        if threshold == "calibrated" and concepts.strip() in ("", *ALL):
+            # Whoever asks for all asks for those that can be told; naming one that cannot be is an error.
+            left_out = uncalibrated(bundle, site, score, several)
+            named = tuple(concept for concept in named if concept not in left_out) or named
         detectors = tuple(
             _detector(bundle, site, concept, ScoreKind(score), threshold, threshold_value, task, several)
-            for concept in select(concepts, bundle.anchors[site].concepts, str.__eq__, "concepts")
+            for concept in named
         )
         if not detectors:
             raise SteeringError(
@@ -142,6 +147,12 @@ def localising_site(bundle: Bundle, expression: str) -> Site:
             remedy="Name the one attention where unsafe content is looked for.",
         )
     return found[0]
+
+
+def uncalibrated(bundle: Bundle, site: Site, score: str, several: bool = False) -> tuple[str, ...]:
+    """The concepts at an attention that have no calibrated threshold of a score."""
+    entry = bundle.anchors[site]
+    return tuple(name for name in entry.concepts if entry.threshold(name, score, several) is None)
 
 
 def described(restriction: RestrictFlow) -> str:

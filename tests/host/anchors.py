@@ -28,10 +28,15 @@ def anchors(
     heads: int | None = None,
     width: int | None = None,
     benign: bool = True,
+    lacking: str = "",
     name: str = "anchors",
     seed: int = 13,
 ) -> Bundle:
-    """A bundle with anchors of two concepts at one attention; about half of the patches pass a threshold of 0."""
+    """A bundle with anchors of two concepts at one attention; about half of the patches pass a threshold of 0.
+
+    Args:
+        lacking: a concept without a calibrated threshold.
+    """
     draw = torch.Generator().manual_seed(seed)
     size = heads or HEADS[family], width or WIDTH[family]
     made = Anchors(
@@ -47,7 +52,7 @@ def anchors(
         made,
         {"weapons": 5, "bloody": 7},
         9 if benign else 0,
-        {"weapons": calibrated, "bloody": calibrated} if benign else None,
+        {concept: calibrated for concept in made.concepts if concept != lacking} if benign else None,
     )
     header = BundleHeader(
         name=name,

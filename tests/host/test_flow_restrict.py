@@ -275,6 +275,14 @@ def test_a_bundle_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert "bloody" in refusal(lambda: restricted(model, anchors(tmp_path, "flux"), concepts="swords"))
 
 
+def test_all_concepts_are_those_that_have_a_threshold(tmp_path: Path) -> None:
+    model, file = model_of("flux", tmp_path), anchors(tmp_path, "flux", lacking="bloody")
+    _, rules = RestrictFlowNode.execute(model=model, bundle=file, **ASKED).args
+    assert "weapons: whitened" in rules
+    assert "not looked for: bloody" in rules
+    assert "calibrated threshold" in refusal(lambda: restricted(model, file, concepts="bloody"))
+
+
 def test_masks_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     model, noise = model_of("flux", tmp_path), start("flux")
     assert "neither" in refusal(lambda: restricted(model))

@@ -18,6 +18,9 @@ from .samples import Progress, Sampler
 HELD_OUT = 3
 """Every third picture of a concept is kept for thresholds and for judging sites."""
 
+JOINT = 1024
+"""Models no wider than this have the covariance of all channels kept, not only within heads."""
+
 
 @dataclass(frozen=True)
 class Marked:
@@ -90,7 +93,8 @@ class Collection:
         key = seen.site, step
         if key not in self.collectors:
             width = seen.outputs.shape[-1] // seen.heads
-            self.collectors[key] = AnchorCollector(seen.site, seen.heads, width)
+            joint = seen.outputs.shape[-1] <= JOINT
+            self.collectors[key] = AnchorCollector(seen.site, seen.heads, width, joint=joint)
         concept = sampler.examples[number].concept
         if concept is None:
             self.collectors[key].add_benign(seen.outputs)

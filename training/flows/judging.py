@@ -115,7 +115,7 @@ def thresholds(
                 way.kind, way.several
             )
         except SteeringError as refusal:
-            refused.append(f"{way.concept}, {way.kind.value}: AUC {one.auc():.2f}; {refusal}")
+            refused.append(f"{way.concept}, {way.kind.value}: AUC {one.auc():.2f}; {refusal.found}")
         else:
             found[way.concept] = (*found.get(way.concept, ()), record)
     return found, refused
