@@ -80,13 +80,14 @@ def restricted(
         for row, own in enumerate(groups):
             rest = _others(own, length, q.device)
             if len(rest):
-                out[row, rest] = _part(attend, q, k, v, row, [Group(rest, q.new_ones(0))], renormalise, mask)
+                others = Group(rest, q.new_ones(0))
+                _put(out[row], others.at, _part(attend, q, k, v, row, [others], renormalise, mask))
     else:
         out = (attend(q, k, v, mask) if plain is None else plain).clone()
     for row, own in enumerate(groups):
         for together in _calls(own, renormalise):
             if chosen is None:
-                out[row, _at(together)] = _part(attend, q, k, v, row, together, renormalise, mask)
+                _put(out[row], _at(together), _part(attend, q, k, v, row, together, renormalise, mask))
                 continue
             found = _part(
                 attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, together, renormalise,
@@ -112,6 +113,14 @@ def _at(groups: Sequence[Group]) -> slice | Tensor:
     return groups[0].at if len(groups) == 1 else torch.cat([group.rows for group in groups])
 
 
+def _put(out: Tensor, at: slice | Tensor, found: Tensor) -> None:
+    """Writes rows of a picture's output (L, h·d)."""
+    if isinstance(at, slice):
+        out[at] = found
+    else:
+        out.index_copy_(0, at, found)
+
+
 def _part(
     attend: Attend,
     q: Tensor,
@@ -124,7 +133,8 @@ def _part(
 ) -> Tensor:
     """What groups of one picture attend to (n, h·d), one after another; without weights they attend as ever."""
     rows = _at(groups)
-    q, k, v = q[row : row + 1, :, rows], k[row : row + 1], v[row : row + 1]
+    q, k, v = q[row : row + 1], k[row : row + 1], v[row : row + 1]
+    q = q[:, :, rows] if isinstance(rows, slice) else q.index_select(2, rows)
     bias = None if mask is None else _of_rows(mask, row, rows, q.shape[2], q.dtype)
     if len(groups[0].weights):
         if renormalise:
