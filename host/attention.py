@@ -52,9 +52,6 @@ class Attentions:
     visited: set[Site] = field(default_factory=set[Site])
     _running: tuple[Site, FlowLayout] | None = None
 
-    def __post_init__(self) -> None:
-        self.rows = contiguous(self.rows)
-
     def override_around(self, earlier: Any) -> Callable[..., Tensor]:
         """The attention override of this call; `earlier` is another pack's, or None."""
 

@@ -20,7 +20,7 @@ from ..steering.errors import SteeringError
 from ..steering.modifiers import Step
 from ..steering.plan import Plan
 from ..steering.sites import Site
-from .attention import OVERRIDE, Attentions
+from .attention import OVERRIDE, Attentions, contiguous
 from .families import Family, Layout, family_of, uncompiled
 from .run import RUN_KEY, Run
 
@@ -119,10 +119,7 @@ def rows_of(
             "Steer without it.",
         )
     found = [chunk * batch + image for chunk in chunks for image in range(batch)]
-    together = found[-1] - found[0] == len(found) - 1 and found == sorted(found)
-    images = tuple(row % batch for row in found)
-    # A slice reads in place, a list copies.
-    return slice(found[0], found[-1] + 1) if together else found, images
+    return contiguous(found), tuple(row % batch for row in found)
 
 
 @dataclass

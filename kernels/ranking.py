@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .keys import HOT_BYTES, INTEGERS, Extremes, rising
 
-MEMBERS = 8
+MEMBERS = 16
 """Numbers in a group."""
 COARSE = 4
 """The first bound is the k-th largest of COARSE · k maxima: fewer are found sooner and bind less."""
