@@ -33,7 +33,9 @@ __all__ = [
 R = TypeVar("R", Ranking, Firing)
 
 TOKENS_AT_ONCE = 64
-"""Tokens steered or decoded at one time: what is between reading and writing them stays in the cache."""
+"""Tokens steered at one time: what is between reading and writing them stays in the cache."""
+BAGS_AT_ONCE = 256
+"""Tokens decoded at one time: their rows come from memory anyway."""
 
 
 def encode_selected(x: Tensor, rows: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ def decode(values: Tensor, indices: Tensor, rows: Tensor, bias: Tensor) -> Tenso
     tokens, k = values.shape[:-1].numel(), values.shape[-1]
     weights, bags, table = values.reshape(tokens, k), indices.reshape(tokens, k), rows.contiguous()
     result, extremes = rows.new_empty(tokens, rows.shape[1]), Extremes(rows.dtype)
-    for weight, bag, into in zip(*(t.split(TOKENS_AT_ONCE) for t in (weights, bags, result))):
+    for weight, bag, into in zip(*(t.split(BAGS_AT_ONCE) for t in (weights, bags, result))):
         if bag.numel() > 0:
             total = functional.embedding_bag(bag, table, mode="sum", per_sample_weights=weight)
             torch.add(total, bias, out=into)

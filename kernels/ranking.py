@@ -21,7 +21,7 @@ from .keys import HOT_BYTES, INTEGERS, Extremes, rising
 
 MEMBERS = 16
 """Numbers in a group."""
-COARSE = 4
+COARSE = 8
 """The first bound is the k-th largest of COARSE · k maxima: fewer are found sooner and bind less."""
 CROWD = 8
 """Columns in which more than CROWD · k groups reach the bound, by ties, are sorted whole."""
