@@ -1,7 +1,7 @@
 """What steering computes per token. Callers name what they want; `dispatch` decides what computes it.
 
-The pack itself calls the encodes, `decode`, `decode_selected` and `steer_selected`. `topk_membership`, `encode_and_steer`,
-`add_direction` and `project_out` are for who steers without a log of what fired, such as a model of one's own.
+The pack itself calls the encodes, `decode`, `decode_selected` and `steer_selected`. The others (`topk_membership`,
+`encode_and_steer`, `add_direction`, `project_out`) are for who steers without a log of what fired.
 """
 
 from __future__ import annotations
