@@ -56,7 +56,8 @@ def latents_patcher(bundle: Bundle, site: Site, selected: Sequence[int], whole: 
 def borrow_from_host(layer: nn.Linear, like: Tensor) -> Generator[Tensor]:
     """Lends a layer's weight as the host hands it out: brought from wherever it is, and given back after use."""
     held: Any = layer.weight
-    if held is not None and held.device.type == "cpu" == like.device.type and held.dtype == like.dtype:
+    as_is = held is not None and held.device.type == "cpu" == like.device.type and held.dtype == like.dtype
+    if as_is and not getattr(layer, "weight_function", None):
         yield held  # nothing to bring or to cast, and the host's way of finding that out costs as much as encoding
         return
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)

@@ -36,6 +36,12 @@ def refuse_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
         raise ValueError(f"{name} must have the shape ({wanted}), not {tuple(tensor.shape)}")
 
 
+def refuse_scalar(x: Tensor) -> None:
+    """Refuses what is not activations (..., d)."""
+    if x.dim() == 0:
+        raise ValueError("x must have the shape (..., d), not ()")
+
+
 def refuse_encoder(x: Tensor, rows: Tensor, bias: Tensor) -> None:
     """Refuses what is not activations (..., d), rows (N, d) and a bias (N,) of one dtype on one device."""
     if (
@@ -48,8 +54,7 @@ def refuse_encoder(x: Tensor, rows: Tensor, bias: Tensor) -> None:
     ):
         return  # in one look, because a call on a few tokens takes no longer than what follows
     refuse_unlike(x=x, rows=rows, bias=bias)
-    if x.dim() == 0:
-        raise ValueError("x must have the shape (..., d), not ()")
+    refuse_scalar(x)
     refuse_shape("rows", rows, None, x.shape[-1])
     refuse_shape("bias", bias, rows.shape[0])
 

@@ -168,12 +168,14 @@ def encode_and_steer(
 def add_direction(x: Tensor, direction: Tensor, strength: float, keep_norm: bool = False) -> Tensor:
     """x' = x + strength · v, with v (d,), then scaled back to the norm of x where `keep_norm`."""
     checks.refuse_unlike(x=x, direction=direction)
-    checks.refuse_shape("direction", direction, x.shape[-1] if x.dim() else None)
+    checks.refuse_scalar(x)
+    checks.refuse_shape("direction", direction, x.shape[-1])
     return module_for("add_direction", x, 1).add_direction(x, direction, strength, keep_norm)
 
 
 def project_out(x: Tensor, basis: Tensor, strength: float = 1.0, keep_norm: bool = False) -> Tensor:
     """x' = x − strength · Σ_s ⟨x, b_s⟩ b_s with rows b_s (S, d): a projection where they are orthonormal."""
     checks.refuse_unlike(x=x, basis=basis)
-    checks.refuse_shape("basis", basis, None, x.shape[-1] if x.dim() else None)
+    checks.refuse_scalar(x)
+    checks.refuse_shape("basis", basis, None, x.shape[-1])
     return module_for("project_out", x, basis.shape[0]).project_out(x, basis, strength, keep_norm)

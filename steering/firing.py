@@ -66,24 +66,41 @@ class Line:
 
     @property
     def severity(self) -> float:
-        """0 to 1, in the precision of scores."""
-        return float(_severity(torch.tensor(self.score), torch.tensor(self.threshold)))
+        """0 to 1, as the heat map has it."""
+        return float(_severity(torch.tensor(self.score, dtype=torch.float64), self.threshold))
+
+    def take(self, score: float, threshold: float, token: int, grid: tuple[int, int] | None) -> None:
+        """Keeps what is more severe: scores against thresholds of different modifiers have different units."""
+        # s / (s + τ) rises with s / τ; a product instead, because τ may be 0 or infinite.
+        old = self.score * threshold if self.score else 0.0
+        new = score * self.threshold if score else 0.0
+        if (new, score) >= (old, self.score):
+            self.score, self.threshold, self.token, self.grid = score, threshold, token, grid
+
+
+class _Watched(NamedTuple):
+    """What visits have in common whose records are merged."""
+
+    site: Site
+    images: tuple[int, ...]
+    """(R)"""
+    categories: tuple[str, ...]
+    """(C)"""
+    thresholds: tuple[float, ...]
+    """(C)"""
 
 
 class _Heat(NamedTuple):
-    """The highest scores of tokens at a site, of certain pictures and categories, over the noise levels."""
+    """The highest scores of tokens over the noise levels."""
 
     scores: Tensor
     """(R, L, C), where the model computes."""
-    thresholds: Tensor
-    """(C)"""
+    grid: tuple[int, int]
 
 
 class _Latents(NamedTuple):
     """How often latents fired at a site and noise level, kept as it comes: few visits are ever asked about."""
 
-    numbers: tuple[int, ...]
-    """(S)"""
     members: Tensor
     """(C, S) bool"""
     counts: Tensor
@@ -95,9 +112,8 @@ class FiringLog:
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, Site, float, str], Line] = {}
-        self._heat: dict[tuple[Site, tuple[int, ...], tuple[str, ...]], _Heat] = {}
-        self._latents: dict[tuple[Site, float, tuple[int, ...], tuple[str, ...]], _Latents] = {}
-        self._grid: dict[Site, tuple[int, int]] = {}
+        self._heat: dict[_Watched, _Heat] = {}
+        self._latents: dict[tuple[float, tuple[int, ...], _Watched], _Latents] = {}
 
     def add(self, record: FiringRecord) -> None:
         """Takes in one visit. Repeated visits at one noise level keep the highest.
@@ -108,6 +124,7 @@ class FiringLog:
         thresholds: list[float] = record.thresholds.to(reading.scores).tolist()  # as the gate compares
         places: list[list[int]] = reading.place.tolist()
         opened: list[list[int]] | None = reading.open.sum(1).tolist() if record.is_open else None
+        watched = _Watched(record.site, record.images, record.categories, tuple(thresholds))
         shows = False
         for row, image in enumerate(record.images):
             for column, category in enumerate(record.categories):
@@ -116,35 +133,32 @@ class FiringLog:
                 line = self._lines.get(key)
                 if line is None:
                     line = self._lines[key] = Line(threshold)
-                if score >= line.score:
-                    line.score, line.token, line.grid = score, places[row][column], record.grid
+                line.take(score, threshold, places[row][column], record.grid)
                 line.fired = line.fired or score > threshold
                 line.tokens = reading.scores.shape[1]
                 if opened is not None:
                     line.open = max(line.open, opened[row][column])
                 shows = shows or (score > 0 and score >= NAMED_FROM * (score + threshold))
         if shows:
-            self._count(record)
+            self._count(record, watched)
         if record.grid is not None:
-            self._warm(record)
+            self._warm(record, record.grid, watched)
 
-    def _count(self, record: FiringRecord) -> None:
-        visit = record.site, record.sigma, record.images, record.categories
-        counts = record.reading.counts
-        if visit in self._latents and self._latents[visit].counts.shape == counts.shape:
-            counts = counts.maximum(self._latents[visit].counts)
-        self._latents[visit] = _Latents(record.latents, record.reading.members, counts)
+    def _count(self, record: FiringRecord, watched: _Watched) -> None:
+        key, counts = (record.sigma, record.latents, watched), record.reading.counts
+        known = self._latents.get(key)
+        if known is not None and known.counts.shape == counts.shape:
+            counts = known.counts.maximum(counts.to(known.counts.device))
+        self._latents[key] = _Latents(record.reading.members, counts)
 
-    def _warm(self, record: FiringRecord) -> None:
-        assert record.grid is not None
+    def _warm(self, record: FiringRecord, grid: tuple[int, int], watched: _Watched) -> None:
         scores = record.reading.scores.detach()
-        key = record.site, record.images, record.categories
-        known = self._heat.get(key)
-        if known is None or known.scores.shape != scores.shape:
-            self._grid[record.site] = record.grid
-            self._heat[key] = _Heat(scores.clone(), record.thresholds)
+        known = self._heat.get(watched)
+        if known is None or known.grid != grid or known.scores.shape != scores.shape:
+            self._heat[watched] = _Heat(scores.clone(), grid)
         else:
-            torch.maximum(known.scores, scores, out=known.scores)
+            # A new tensor: calls of one run may come from threads with and without inference mode.
+            self._heat[watched] = _Heat(known.scores.maximum(scores.to(known.scores.device)), grid)
 
     def categories(self) -> tuple[str, ...]:
         """The categories that were watched."""
@@ -161,12 +175,10 @@ class FiringLog:
     def heat(self, image: int, category: str | None = None) -> Tensor | None:
         """The highest severity (H, W) over image sites and noise levels; None where no image site was watched."""
         maps = [
-            _severity(heat.scores[row, :, column].float().cpu(), heat.thresholds[column].float().cpu()).view(
-                self._grid[site]
-            )
-            for (site, images, names), heat in self._heat.items()
-            for row, of in enumerate(images)
-            for column, name in enumerate(names)
+            _severity(heat.scores[row, :, column], watched.thresholds[column]).view(heat.grid)
+            for watched, heat in self._heat.items()
+            for row, of in enumerate(watched.images)
+            for column, name in enumerate(watched.categories)
             if of == image and category in (None, name)
         ]
         return torch.stack(maps).amax(0) if maps else None
@@ -202,13 +214,14 @@ class FiringLog:
     def _fired(self, image: int, site: Site, sigma: float, category: str) -> Counter[int]:
         """A category's latents that fired, with the number of their tokens."""
         found: Counter[int] = Counter()
-        for (at, level, images, names), kept in self._latents.items():
-            if (at, level) == (site, sigma) and image in images and category in names:
+        for (level, numbers, watched), kept in self._latents.items():
+            names = watched.categories
+            if (watched.site, level) == (site, sigma) and image in watched.images and category in names:
                 held = kept.members[names.index(category)].cpu()
-                for row, of in enumerate(images):
+                for row, of in enumerate(watched.images):
                     if of == image:
                         counts: list[int] = (kept.counts[row].cpu() * held).tolist()
-                        found |= Counter(dict(zip(kept.numbers, counts, strict=True)))
+                        found |= Counter(dict(zip(numbers, counts, strict=True)))
         return found
 
     @property
@@ -226,9 +239,10 @@ class FiringLog:
         return sorted(found, key=lambda line: (line[0].depth, -line[1], line[2]))
 
 
-def _severity(scores: Tensor, threshold: Tensor) -> Tensor:
-    """s / (s + τ) of scores in any shape; 0 where nothing fires."""
-    return (scores / (scores + threshold)).where(scores > 0, 0.0)
+def _severity(scores: Tensor, threshold: float) -> Tensor:
+    """s / (s + τ) of scores in any shape, in float32; 0 where nothing fires."""
+    fine = scores.cpu().double()
+    return (fine / (fine + threshold)).where(fine > 0, 0.0).float()
 
 
 def _place(line: Line) -> str:

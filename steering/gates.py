@@ -98,7 +98,7 @@ class Gate:
     image: Tensor
     """(C): τ_image."""
     _moved: dict[tuple[torch.device, torch.dtype], _Moved] = field(
-        default_factory=dict[tuple[torch.device, torch.dtype], _Moved], repr=False
+        default_factory=dict[tuple[torch.device, torch.dtype], _Moved], init=False, repr=False
     )
 
     @classmethod
@@ -138,6 +138,10 @@ class Gate:
         """The numbers for codes like z."""
         key = z.device, z.dtype
         if key not in self._moved:
-            thresholds = (self.image if self.kind is GateKind.IMAGE else self.token).to(z)
-            self._moved[key] = _Moved(self.weights.to(z).T, thresholds, tuple(thresholds.tolist()))
+            with torch.inference_mode(False):  # kept for calls in either mode
+                self._moved[key] = self._move(z)
         return self._moved[key]
+
+    def _move(self, z: Tensor) -> _Moved:
+        thresholds = (self.image if self.kind is GateKind.IMAGE else self.token).to(z)
+        return _Moved(self.weights.to(z).T, thresholds, tuple(thresholds.tolist()))

@@ -123,6 +123,8 @@ class Gated:
         Raises:
             SteeringError: an activation or a score is not finite, before or after the change.
         """
+        if tokens.numel() == 0 or not self.gate.names:
+            return tokens
         x = tokens if tokens.dtype == torch.float64 else tokens.float()
         z = self.latents.encode(x)  # (R, L, S)
         reading = self.gate.read(z)

@@ -161,3 +161,42 @@ def test_text_sites_have_no_heat_map() -> None:
     log.add(record(flat(p4=6.0), site=TEXT))
     assert log.heat(0) is None
     assert log.fired(0)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_modifiers_of_one_site_keep_their_own_thresholds_and_latents(order: tuple[int, int]) -> None:
+    """Two bundles may name a category alike, at one site, in units of their own."""
+    half = record(flat(p0=0.5))._replace(thresholds=torch.tensor([1.0, 0.0]))
+    third = record(flat(p1=50.0))._replace(thresholds=torch.tensor([100.0, 0.0]), latents=(70, 71, 72))
+    log = FiringLog()
+    for one in order:
+        log.add((half, third)[one])
+    assert log.severity(0, "weapons") == pytest.approx(1 / 3)
+    heat = log.heat(0, "weapons")
+    assert heat is not None
+    assert heat.flatten().tolist() == pytest.approx([1 / 3, 1 / 3, 0, 0, 0, 0])
+    assert "10×3" in log.table(0)[1]
+    assert "70×3" in log.table(0)[1]
+    low = record(flat(p0=0.5))._replace(thresholds=torch.tensor([1e-2, 0.0]))
+    log.add(low)
+    assert log.severity(0, "weapons") == pytest.approx(0.5 / 0.51)
+    assert log.fired(0)
+
+
+def test_visits_may_come_from_threads_with_and_without_inference_mode() -> None:
+    log = FiringLog()
+    with torch.inference_mode():
+        log.add(record(flat(p0=1.0)))
+    log.add(record(flat(p1=1e30)))
+    heat = log.heat(0, "weapons")
+    assert heat is not None
+    assert heat.flatten()[:2].tolist() == pytest.approx([1 / 3, 1.0])
+
+
+def test_a_picture_of_another_shape_begins_its_own_map() -> None:
+    log = FiringLog()
+    log.add(record(flat(p0=1.0)))
+    log.add(record(flat(p1=1.0))._replace(grid=(3, 2)))
+    heat = log.heat(0, "weapons")
+    assert heat is not None
+    assert heat.shape == (3, 2)

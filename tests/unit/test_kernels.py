@@ -198,3 +198,9 @@ def test_a_nan_in_the_activation_stays_visible_in_every_code() -> None:
     x = torch.tensor([[float("nan"), 1.0]])
     z = kernels.encode_selected(x, torch.ones(3, 2), torch.zeros(3), torch.full((3,), 0.5))
     assert z.isnan().all()
+
+
+def test_a_number_is_no_activation() -> None:
+    for edit in (kernels.add_direction, kernels.project_out):
+        with pytest.raises(ValueError, match=r"x must have the shape \(\.\.\., d\)"):
+            edit(torch.tensor(1.0), torch.randn(3), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steerdit.steering import Blend, FiringRecord, Form, Repel, Site, SteeringError, Step
+from steerdit.steering.gates import GateKind
 
 from .dictionaries import CATEGORIES, Dictionary
 
@@ -228,3 +230,19 @@ def test_a_strength_that_single_precision_cannot_hold() -> None:
     for strength in (1e308, float("inf"), float("nan"), -1.0):
         with pytest.raises(SteeringError, match="strength"):
             Repel(*Dictionary.draw(0).gated("always"), strength=strength)
+
+
+def test_no_tokens_are_no_error() -> None:
+    latents, gate = Dictionary.draw(0).gated("image")
+    empty = torch.zeros(2, 0, 8)
+    assert Repel(latents, gate)(empty, STEP) is empty
+
+
+def test_a_gate_of_another_kind_has_thresholds_of_its_own() -> None:
+    latents, gate = Dictionary.draw(0).gated("image")
+    with torch.inference_mode():
+        z = latents.encode(tokens(0))
+        gate.read(z)
+    other = replace(gate, kind=GateKind.TOKEN)
+    assert torch.equal(other.read(z).thresholds, gate.token.to(z))
+    assert not gate.read(z).thresholds.is_inference()
