@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from steerdit.benchmarks import demo_workflow
+from steerdit.benchmarks import demo_workflow, direction_workflow
+from steerdit.benchmarks.emoji_scenes import weights
 from steerdit.benchmarks.hosting.browser import FrontEnd, find_browser, opened
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, install
@@ -22,8 +25,12 @@ WORKFLOWS = sorted(demo_workflow.FILE.parent.glob("*.json"))
 
 @pytest.fixture(scope="module")
 def demo_host(tmp_path_factory: pytest.TempPathFactory) -> Generator[Host]:
-    base = tmp_path_factory.mktemp("demo")
-    with running(install(NEWEST), demo_workflow.setup(), base=base, threads=1) as host:
+    """With what each workflow asks for; the generator stands for the model that edits, which is not run here."""
+    base, editor = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("models") / weights.EDITOR
+    shutil.copy(weights.path("generator"), editor)
+    setup = direction_workflow.setup()
+    models = {**setup.models, "diffusion_models": [weights.path("generator"), editor]}
+    with running(install(NEWEST), replace(setup, models=models), base=base, threads=1) as host:
         yield host
 
 

@@ -43,10 +43,8 @@ def model_of(family: str, folder: Path, seed: int = 0) -> Any:
     if family == "flux":  # older hosts know fewer settings
         known = {one.name for one in dataclasses.fields(FluxParams)}
         settings = {name: value for name, value in settings.items() if name in known}
-    slots.FAMILIES["two heads"] = kind._replace(settings=settings)
-    model = slots.tiny_model(
-        "two heads", seed
-    )  # by its settings: older hosts take every FLUX for one of 24 heads
+    # By its settings: older hosts take every FLUX for one of 24 heads.
+    model = slots.model_from(kind._replace(settings=settings), seed)
     for name, weight in model.model.diffusion_model.named_parameters():
         if "norm" in name:
             weight.data += 1

@@ -102,7 +102,11 @@ VIDEO = ("hunyuan_video", "wan", "ltx")
 
 def tiny_model(family: str, seed: int = 0) -> Any:
     """A MODEL of random weights in float32."""
-    tiny = FAMILIES[family]
+    return model_from(FAMILIES[family], seed)
+
+
+def model_from(tiny: Tiny, seed: int = 0) -> Any:
+    """The same of settings that are not among the families."""
     named = {"image_model": tiny.image_model} if tiny.image_model else {}
     config = tiny.config({**named, **tiny.settings})
     config.set_inference_dtype(torch.float32, None)
