@@ -52,6 +52,8 @@ class Ranking:
         """(columns, min(k, seen))"""
         self.bound: Any = None
         """(columns,) what a number has to reach, once there are k."""
+        self.waiting: list[Any] = []
+        """Candidates that were not yet sorted in among the others: the bound is then lower than it could be."""
         self.extremes = Extremes(dtype)
 
     def add(self, rows: Tensor) -> None:
@@ -65,10 +67,14 @@ class Ranking:
             keys = rising(keys)
             maxima = self._maxima(keys, Extremes(self.dtype))  # which mean nothing of mended bits
             bound = self._first_bound(maxima) if self.bound is None else self.bound
-        self._merge(self._reaching(keys.numpy(), maxima.numpy(), bound), len(rows))
+        self.waiting.append(self._reaching(keys.numpy(), maxima.numpy(), bound))
+        self.seen += len(rows)
+        if self.bound is None or sum(map(len, self.waiting)) >= self.k * self.columns:
+            self._merge()
 
     def largest(self) -> tuple[Tensor, Tensor]:
         """The k largest of each column, falling, and the rows that they are in, (columns, k), if all are finite."""
+        self._merge()
         order = torch.from_numpy(self.order).view(self.columns, self.k)
         keys = (HIGHEST - (order >> self.row_bits & VALUE)).to(INTEGERS[self.dtype])
         return rising(keys).view(self.dtype), order & (1 << self.row_bits) - 1
@@ -134,10 +140,10 @@ class Ranking:
             ]
         return np.stack([rows.reshape(-1), columns.repeat(count)])
 
-    def _merge(self, new: Any, rows: int) -> None:
-        """Keeps the k largest of what was kept and what is new from so many rows."""
-        self.seen += rows
-        order = np.concatenate([self.order.reshape(-1), new])
+    def _merge(self) -> None:
+        """Keeps the k largest of what was kept and what waits."""
+        order = np.concatenate([self.order.reshape(-1), *self.waiting])
+        self.waiting = []
         order.sort()
         first = np.searchsorted(order, np.arange(self.columns) << self.shift)
         self.order = order[first[:, None] + np.arange(min(self.k, self.seen))]
