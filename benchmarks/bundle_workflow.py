@@ -27,15 +27,15 @@ RECORD, RECORD_JUDGE = "1 Record", "1 Record for the gates"
 ROUTE, SAVE, REPEL = "2 Route", "7 Save", "8 Repel"
 PICTURES = {"base": "Without steering", "repel": "With the new bundle"}
 RISKY, SAMPLER = "Risky prompt", "Sample"
-PROMPTS = {LEARN: (32, 404), JUDGE: (24, 505)}
+PROMPTS = {LEARN: (192, 404), JUDGE: (64, 505)}
 """How many pairs, and the seed that they are drawn by."""
 
 COLUMN = 350
 SAMPLED = {"steps": 6, "cfg": 3.0, "sampler": "dpmpp_2m", "scheduler": "sgm_uniform"}
 SIZES: dict[str, Json] = {
     "record": {
-        "sites": "double.1.text, double.1.image, single.0.image",
-        "buckets": "2",
+        "sites": "text, double.0.text, double.1.image",
+        "buckets": "4",
         **SAMPLED,
         "width": 128,
         "height": 128,
@@ -44,12 +44,12 @@ SIZES: dict[str, Json] = {
     },
     "route": {"operator": "repel", "count": PLACES, "pairs": 12, "benign": 4},
     "train": {
-        "expansion": 6, "k": 16, "steps": 800, "batch": 1024, "base": "emoji-scenes-flux",
+        "expansion": 3, "k": 16, "steps": 600, "batch": 1024, "rate": 0.001, "base": "emoji-scenes-flux",
         "more": "dead_after = 200000",
     },
-    "select": {"count": 24, "ratio": 10.0},
-    "adapt": {"batch": 1024},
-    "calibrate": {"quantile": 0.98, "folds": 4},
+    "select": {"count": 64, "ratio": 3.0},
+    "adapt": {"batch": 1024, "stability": 0.1},
+    "calibrate": {"quantile": 0.99, "margin": 1.0, "folds": 4},
 }  # fmt: skip
 
 WELCOME = """# From a model and a list of prompts to a bundle

@@ -62,9 +62,7 @@ class World:
         """All candidates: every site that carries something which the picture still depends on."""
         dit = diffusion_model(self.model)
         found = list(family_of(dit).sites(dit))
-        if self.architecture == "sd3":
-            found.remove(WORDS)  # the tokens behind CLIP's 77, which MiniLM's short texts do not have
-        else:
+        if self.architecture == "flux":
             found.remove(Site("single", len(dit.single_blocks) - 1, "text"))  # nothing reads it any more
         return tuple(found)
 

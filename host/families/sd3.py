@@ -61,8 +61,14 @@ class SD3:
         return Layout(context.shape[1], grid_of(x, dit.patch_size))
 
     def text(self, context: Tensor) -> slice:
-        """T5's tokens, behind CLIP's; SteeringError where there are none."""
-        if context.shape[1] <= CLIP_TOKENS:
+        """T5's tokens, behind CLIP's; SteeringError where there are none.
+
+        CLIP's are never fewer than 77: a shorter conditioning is all of another text encoder's, which a model may have
+        been trained with alone.
+        """
+        if context.shape[1] < CLIP_TOKENS:
+            return slice(0, context.shape[1])
+        if context.shape[1] == CLIP_TOKENS:
             raise SteeringError(
                 "site text",
                 expected=f"T5 tokens after the {CLIP_TOKENS} CLIP tokens of the conditioning",

@@ -61,9 +61,10 @@ def wait_for(what: Any, seconds: float = 240) -> None:
 
 
 def test_a_job_in_a_process_of_its_own_gives_what_this_process_gives(
-    recorded: Recording, tmp_path: Path
+    recorded: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.chdir(tmp_path)
+    here, there = Path("here"), Path("there")  # as on the command line
     job.prepare(here, asked(recorded))
     job.prepare(there, asked(recorded))
     threads = torch.get_num_threads()

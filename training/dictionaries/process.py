@@ -34,7 +34,7 @@ class Training:
         )
         with (folder / LOG).open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "launch.py"), str(folder)],
+                [sys.executable, str(HERE / "launch.py"), str(folder.absolute())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
