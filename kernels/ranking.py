@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .keys import HOT_BYTES, INTEGERS, Extremes, rising
 
-MEMBERS = 16
+MEMBERS = 8
 """Numbers in a group."""
 COARSE = 8
 """The first bound is the k-th largest of COARSE · k maxima: fewer are found sooner and bind less."""
