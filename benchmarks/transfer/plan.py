@@ -10,7 +10,7 @@ from .cells import Asked
 from .choice import BOUNDED
 from .methods import Method
 from .prompting import BENIGN, OTHER_NAMES, SETS
-from .settings import CARRIED, FEWER, FORMS, MAPS, SOURCES, STRENGTHS
+from .settings import CARRIED, FEWER, MAPS, SOURCES, STRENGTHS, UNGATED
 
 THINGS = tuple(name for name in CATEGORIES if name not in BOUNDED)
 GROUPS: Mapping[str, tuple[str, ...]] = {"attributes": BOUNDED, BENIGN: (BENIGN,)}
@@ -83,9 +83,8 @@ def curves() -> Iterator[tuple[str, str, str]]:
     """Source, form and operator of every curve; what is carried by the default first."""
     for source in (*SWEPT_WHOLE, "random", *(kind for kind in MAPS if kind != CARRIED)):
         for operator in STRENGTHS:
-            for form in reversed(FORMS):
-                if form != "global" or source in SWEPT_WHOLE:
-                    yield source, form, operator
+            for form in ("gated", *(UNGATED[operator] if source == CARRIED else ())):
+                yield source, form, operator
 
 
 def of_curves() -> Iterator[Asked]:
