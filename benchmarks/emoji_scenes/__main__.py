@@ -123,7 +123,7 @@ def judge_and_bundle(made: Path, folder: Path, layout: Layout, codec: LinearCode
     from ..hosting.in_process import boot
 
     boot()
-    from .make_bundle import make  # imports the host
+    from .bundling.make import make  # imports the host
 
     with torch.no_grad():
         make(made)

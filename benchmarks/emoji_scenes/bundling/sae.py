@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -138,4 +138,4 @@ def train_sae(
     a = activations[held].float()
     z = sae.encode(a)
     fvu = float((a - sae.decode(z)).square().sum() / (a - a.mean(0)).square().sum())
-    return TrainedSAE(**{**sae.__dict__, "fvu": fvu, "l0": float((z > 0).float().sum(1).mean())})
+    return replace(sae, fvu=fvu, l0=float((z > 0).float().sum(1).mean()))

@@ -13,20 +13,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...evaluation import rates
-from ...steering.formats.bundle import Bundle
-from ...steering.formats.header import Base, BundleHeader, Category, GateThresholds, Made, RateRecord, SaeSite
-from ...steering.formats.writing import write_bundle
-from ...steering.sites import Site
-from ...training.calibration import calibrate
-from ...training.counterparts import counterparts
-from ...training.sae import SAEConfig, TrainedSAE, train_sae
-from ...training.selection import select, unsafe_scores
-from . import in_host, weights
-from .concepts import CATEGORIES
-from .judging import SAMPLING
-from .prompts import Prompt
-from .recording import Prompts, Recording, paired, record, record_text
+from ....evaluation import rates
+from ....steering.formats.bundle import Bundle
+from ....steering.formats.header import (
+    Base,
+    BundleHeader,
+    Category,
+    GateThresholds,
+    Made,
+    RateRecord,
+    SaeSite,
+)
+from ....steering.formats.writing import write_bundle
+from ....steering.sites import Site
+from .. import in_host, weights
+from ..concepts import CATEGORIES
+from ..judging import SAMPLING
+from ..prompts import Prompt
+from ..recording import Prompts, Recording, paired, record, record_text
+from .calibration import calibrate
+from .counterparts import counterparts
+from .sae import SAEConfig, TrainedSAE, train_sae
+from .selection import select, unsafe_scores
 
 TEXT = Site.parse("text")
 IMAGE_SITES = tuple(Site.parse(s) for s in ("double.1.image", "single.0.image", "single.1.image"))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from steerdit.training.calibration import calibrate
-from steerdit.training.counterparts import counterparts
-from steerdit.training.sae import SAEConfig, batch_top_k, train_sae
-from steerdit.training.selection import select, shares, unsafe_scores
+from steerdit.benchmarks.emoji_scenes.bundling.calibration import calibrate
+from steerdit.benchmarks.emoji_scenes.bundling.counterparts import counterparts
+from steerdit.benchmarks.emoji_scenes.bundling.sae import SAEConfig, batch_top_k, train_sae
+from steerdit.benchmarks.emoji_scenes.bundling.selection import select, shares, unsafe_scores
 
 TRUE, WIDTH = 24, 32
 CONFIG = SAEConfig(latents=64, k=3, steps=1500, batch=256)

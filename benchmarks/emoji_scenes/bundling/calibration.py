@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..evaluation.rates import Rate, wilson
+from ....evaluation.rates import Rate, wilson
 
 
 @dataclass(frozen=True)
