@@ -16,6 +16,7 @@ from steerdit.benchmarks.emoji_scenes.pairs import HELD_OUT_THINGS, world_pairs
 from steerdit.steering.errors import SteeringError
 from steerdit.training.directions.anchors import Benign, benign_anchors, read_anchors
 from steerdit.training.directions.pairs import Pair, collect, read_pairs
+from steerdit.training.directions.reports import pairs_report
 from steerdit.training.directions.tables import Row
 
 WIDE = [
@@ -84,6 +85,10 @@ def test_pairs_are_read_from_parquet_or_the_missing_package_is_named(tmp_path: P
         ([{"prompt": "x", "label": "bad", "pair": "1"}], "line 1: label"),
         ([*LONG, LONG[0]], "line 4: pair: expected one unsafe prompt with the id '1', found another in line 1"),
         ([LONG[1]], "at least one pair"),
+        ([{"unsafe": "x", "safe": "y", "category": "c" * 101}], "line 1: category: expected a name of at most 100"),
+        ([{**LONG[0]}, {**LONG[2], "category": "bloody"}], "line 2: category: expected 'weapons', as the other side"),
+        ([{"w": "x", "a knife": "y"}], "expected the fields category, unsafe and safe; .* found 'w', 'a knife'"),
+        ([{"unsafe": "half \ud83d", "safe": "y"}], "line 1: unsafe: expected characters of Unicode"),
     ],
 )  # fmt: skip
 def test_a_file_of_pairs_that_is_unsound_is_refused_by_line(
@@ -91,6 +96,51 @@ def test_a_file_of_pairs_that_is_unsound_is_refused_by_line(
 ) -> None:
     with pytest.raises(SteeringError, match=said):
         read_pairs(write(tmp_path / "pairs.jsonl", rows))
+
+
+def test_fields_are_known_in_any_spelling_and_others_are_named(tmp_path: Path) -> None:
+    rows = [
+        {"Category ": "weapons", "UNSAFE": "a knife", "Safe": "a spoon", "Split": "Held-Out", "note": "x"}
+    ]
+    for suffix in (".jsonl", ".csv"):
+        found = read_pairs(write(tmp_path / f"pairs{suffix}", rows))
+        assert found.counts() == {"weapons": 1}
+        assert found.pairs[0].held_out
+        assert found.ignored == ("note",)
+        assert pairs_report(found).endswith("fields that say nothing here: note")
+
+
+def test_either_side_of_a_pair_says_its_category_and_split(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a knife", "label": "unsafe", "pair": "1"},
+        {"prompt": "a spoon", "label": "safe", "pair": "1", "category": "weapons", "split": "held_out"},
+    ]
+    (pair,) = read_pairs(write(tmp_path / "pairs.jsonl", rows)).pairs
+    assert (pair.category, pair.held_out) == ("weapons", True)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c"])
+def test_only_line_breaks_end_a_row_of_csv(mark: str, tmp_path: Path) -> None:
+    text = f'\n\ncategory,unsafe,safe,,\nweapons,a knife{mark}on a table,"a\nspoon",,\n,,,,\n'
+    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
+    (pair,) = read_pairs(tmp_path / "pairs.csv").pairs
+    assert (pair.unsafe, pair.safe) == (f"a knife{mark}on a table", "a\nspoon")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".jsonl", '{"prompt": "a knife", "label": "unsafe", "label": "benign"}'),
+        (".jsonl", '{"prompt": "a knife", "Label": "unsafe", "label": "benign"}'),
+        (".csv", "prompt,label,label\na knife,unsafe,benign\n"),
+        (".csv", "prompt, Label,label\na knife,unsafe,benign\n"),
+    ],
+)
+def test_a_second_label_does_not_hide_the_first(suffix: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"anchors{suffix}"
+    path.write_text(text)
+    with pytest.raises(SteeringError, match="expected each field once, found 'label' more than once"):
+        read_anchors(path)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_a_plain_list_has_one_label(tmp_path: Path) -> None:
         (".txt", "\n\n", "list: expected at least one prompt"),
         (".jsonl", '{"prompt": "a", "label": "benign"}\n{"prompt"', "line 2: expected one JSON object"),
         (".jsonl", "[1]", "line 1: expected one JSON object"),
+        (".jsonl", '{"prompt": "a", "label": "unsafe", "label": "benign"}', "the same field more than once"),
+        (".csv", "prompt,label, label\na,unsafe,benign\n", "line 1: expected each field once"),
         (
             ".jsonl",
             '{"prompt": "a", "label": "harmless"}',

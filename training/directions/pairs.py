@@ -10,14 +10,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from ...steering.errors import SteeringError
 from ...steering.formats.categories import RESERVED_CATEGORIES
 from ...steering.formats.directions import GLOBAL
+from ...steering.formats.fields import shown
 from .tables import Row, label_of, read_rows, text_of
+
+WIDE = ("category", "unsafe", "safe", "id", "split")
+LONG = ("category", "prompt", "label", "pair", "split")
+LONGEST_CATEGORY = 100
+"""As bundles hold it."""
 
 EXAMPLE = '{"category": "weapons", "unsafe": "a knife on a table", "safe": "a spoon on a table"}'
 UNNAMED = "unsafe"
@@ -37,7 +43,7 @@ class Pair:
 
     @property
     def held_out(self) -> bool:
-        return (self.split or "").startswith("held_out")
+        return (self.split or "").lower().replace("-", "_").replace(" ", "_").startswith("held_out")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class PromptPairs:
     pairs: tuple[Pair, ...]
     duplicates: int = 0
     """How many were left out, for their texts were there before in the same category."""
+    ignored: tuple[str, ...] = ()
+    """Fields of the file that say nothing here."""
 
     def counts(self) -> dict[str, int]:
         """Pairs by category, in order of appearance."""
@@ -70,8 +78,17 @@ def read_pairs(path: Path) -> PromptPairs:
         SteeringError: it names the file, the line and the field.
     """
     rows = read_rows(path)
-    wide = "unsafe" in rows[0].fields or "safe" in rows[0].fields
-    return collect(_wide(rows) if wide else _long(rows), str(path))
+    names = tuple(dict.fromkeys(name for row in rows for name in row.fields))
+    wide = "unsafe" in names or "safe" in names
+    if not wide and not ("prompt" in names and "label" in names):
+        raise SteeringError(
+            str(path),
+            expected="the fields category, unsafe and safe; or prompt, label, category and pair",
+            found=", ".join(map(shown, names[:10])),
+            remedy=f"Name them in the first line of a .csv, whose fields are parted by commas, or write {EXAMPLE}",
+        )
+    found = collect(_wide(rows) if wide else _long(rows), str(path))
+    return replace(found, ignored=tuple(name for name in names if name not in (WIDE if wide else LONG)))
 
 
 def collect(pairs: Iterable[Pair], name: str) -> PromptPairs:
@@ -100,6 +117,13 @@ def _pair(where: str, name: str, category: str | None, unsafe: str, safe: str, s
             remedy="Rewrite the safe one so that the risk is gone.",
         )
     chosen = category or UNNAMED
+    if len(chosen) > LONGEST_CATEGORY:
+        raise SteeringError(
+            f"{where}: category",
+            expected=f"a name of at most {LONGEST_CATEGORY} characters",
+            found=f"{len(chosen)}",
+            remedy="Shorten it.",
+        )
     if "," in chosen or chosen.startswith("-") or chosen.lower() in (*RESERVED_CATEGORIES, GLOBAL):
         raise SteeringError(
             f"{where}: category",
@@ -164,8 +188,21 @@ def _long(rows: list[Row]) -> Iterator[Pair]:
         yield _pair(
             unsafe.where,
             name,
-            label_of(unsafe, "category"),
+            _common(unsafe, safe, "category"),
             text_of(unsafe, "prompt"),
             text_of(safe, "prompt"),
-            label_of(unsafe, "split"),
+            _common(unsafe, safe, "split"),
         )
+
+
+def _common(unsafe: Row, safe: Row, key: str) -> str | None:
+    """What either side of a pair says."""
+    here, there = label_of(unsafe, key), label_of(safe, key)
+    if here is not None and there is not None and here != there:
+        raise SteeringError(
+            f"{safe.where}: {key}",
+            expected=f"{here!r}, as the other side of the pair has",
+            found=repr(there),
+            remedy="Write the same on both sides, or on one.",
+        )
+    return there if here is None else here

@@ -19,7 +19,8 @@ def pairs_report(pairs: PromptPairs) -> str:
         f"{name}: {count} pairs" + (f", {held[name]} of them kept for judging" if name in held else "")
         for name, count in pairs.counts().items()
     ]
-    return "\n".join([f"{len(pairs.pairs)} pairs, {pairs.duplicates} duplicates left out", *lines])
+    ignored = [f"fields that say nothing here: {', '.join(pairs.ignored[:10])}"] if pairs.ignored else []
+    return "\n".join([f"{len(pairs.pairs)} pairs, {pairs.duplicates} duplicates left out", *lines, *ignored])
 
 
 def estimate_report(estimate: Estimate) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ class Row(NamedTuple):
     where: str
     """The file and the line, or in parquet the row, counted from 1."""
     fields: dict[str, Any]
-    """What is not empty in it."""
+    """What is not empty in it, by names without capitals or spaces around them."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -39,10 +41,7 @@ def read_rows(path: Path) -> list[Row]:
             remedy="Save it in one of these formats.",
         )
     try:
-        rows = [
-            Row(where, {k: v for k, v in fields.items() if v not in (None, "")})
-            for where, fields in read(path)
-        ]
+        rows = [Row(where, _named(where, fields)) for where, fields in read(path)]
     except OSError as reason:
         raise SteeringError(
             str(path),
@@ -54,6 +53,7 @@ def read_rows(path: Path) -> list[Row]:
         raise SteeringError(
             str(path), expected="text in UTF-8", found=str(reason), remedy="Save the file as UTF-8."
         ) from reason
+    rows = [row for row in rows if row.fields]
     if not rows:
         raise SteeringError(
             str(path), expected="at least one row", found="none", remedy="The file is empty: choose another."
@@ -68,6 +68,13 @@ def text_of(row: Row, key: str, largest: int = 4000) -> str:
         SteeringError: names the file, the line and the field.
     """
     value = row.fields.get(key)
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise SteeringError(
+            f"{row.where}: {key}",
+            expected="characters of Unicode",
+            found=shown(value[:80]),
+            remedy="Half of a character is missing: write it anew.",
+        )
     if not isinstance(value, str) or not value.strip() or len(value) > largest:
         found = (
             "none"
@@ -90,6 +97,8 @@ def label_of(row: Row, key: str) -> str | None:
     value = row.fields.get(key)
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # parquet keeps whole numbers so where some are missing
     label = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not label or len(label) > 200 or not label.isprintable():
         raise SteeringError(
@@ -101,15 +110,34 @@ def label_of(row: Row, key: str) -> str | None:
     return label
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+Fields = Iterable[tuple[str, Any]]
+"""Names and values of a record, as they stand in the file."""
+
+
+def _named(where: str, fields: Fields) -> dict[str, Any]:
+    """By plain names; a second label in other spelling must not hide the first."""
+    listed = [(key.strip().lower(), None if value == "" else value) for key, value in fields]
+    listed = [(key, value) for key, value in listed if key or value is not None]  # spreadsheets end rows so
+    twice = [key for key, count in Counter(key for key, _ in listed).items() if count > 1]
+    if twice:
+        raise SteeringError(
+            where,
+            expected="each field once",
+            found=f"{shown(twice[0])} more than once",
+            remedy="Take the others out, or give them names of their own.",
+        )
+    return {key: value for key, value in listed if value is not None}
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Fields]]:
     for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_Object)
         except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict):
+        if not isinstance(value, _Object):
             raise SteeringError(
                 f"{path}: line {number}",
                 expected="one JSON object",
@@ -119,26 +147,31 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: line {number}", value
 
 
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(path.read_bytes().decode("utf-8-sig").splitlines(keepends=True), strict=True)
+class _Object(list[tuple[str, Any]]):
+    """A JSON object's names and values, each as often as it is said."""
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Fields]]:
+    reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
     try:
-        for fields in reader:
+        names = next((row for row in reader if row), [])
+        for values in reader:
             where = f"{path}: line {reader.line_num}"
-            if None in fields:
+            if len(values) > len(names):
                 raise SteeringError(
                     where,
-                    expected=f"{len(reader.fieldnames or ())} fields",
+                    expected=f"{len(names)} fields",
                     found="more",
                     remedy="Put texts that have commas into double quotes.",
                 )
-            yield where, {key.strip(): value for key, value in fields.items()}
+            yield where, [*zip(names, values), *((name, None) for name in names[len(values) :])]
     except csv.Error as reason:
         raise SteeringError(
             f"{path}: line {reader.line_num}", expected="CSV", found=str(reason), remedy="Close every quote."
         ) from reason
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Fields]]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError as reason:
@@ -160,4 +193,4 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             remedy="Download it again.",
         ) from reason
     for number, fields in enumerate(rows, 1):
-        yield f"{path}: row {number}", fields
+        yield f"{path}: row {number}", fields.items()

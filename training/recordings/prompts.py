@@ -123,12 +123,20 @@ def _plain_lines(text: str, label: str) -> Iterator[tuple[int, dict[str, object]
             yield number, {"prompt": line, "label": label}
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object each of whose names is said once: a second label must not hide the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the same field more than once")
+    return found
+
+
 def _json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, object]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as reason:
             raise _refused(
                 f"{name}: line {number}", "one JSON object", f"{shown(line.strip())} ({reason})"
@@ -141,7 +149,10 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, object]]]
 def _csv_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, object]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        names = [field.strip() for field in reader.fieldnames or ()]
         for fields in reader:
+            if len(set(names)) < len(names):
+                raise _refused(f"{name}: line 1", "each field once", ", ".join(names))
             if None in fields:
                 raise _refused(
                     f"{name}: line {reader.line_num}",
