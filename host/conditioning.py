@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..steering.firing import FiringRecord
 from ..steering.formats.directions import Encoder
 from ..steering.modifiers import Modifier, Step
 from ..steering.sites import Site
-from .families.sd3 import CLIP_TOKENS
+from .families.sd3 import CLIP_TOKENS, CLIP_WIDTH
 from .fingerprint import text_fingerprint
 
 TEXT = Site("text")
@@ -32,7 +33,9 @@ class Slot:
     encoder: str
     """For people."""
     first: int = 0
-    """Tokens before this one are another encoder's."""
+    """Tokens before this one are another encoder's, unless `beyond` tells them."""
+    beyond: int | None = None
+    """Of the released models: tokens that are zero from this channel on are another encoder's, however many."""
     pooled: bool | None = None
     """Whether there is a pooled state beside them; None: either."""
     part: str | None = None
@@ -46,7 +49,9 @@ RELEASED_WIDTH = 4096
 
 SLOTS: Mapping[str, Slot] = {
     "flux": Slot("T5", pooled=True, part="t5xxl", pooled_width=768),
-    "sd3": Slot("T5, after 77 tokens of CLIP", CLIP_TOKENS, pooled=True, part="t5xxl", pooled_width=2048),
+    "sd3": Slot(
+        "T5, after 77 tokens of CLIP", CLIP_TOKENS, CLIP_WIDTH, pooled=True, part="t5xxl", pooled_width=2048
+    ),
     "flux2": Slot("Mistral or Qwen3", pooled=False),
     "qwen_image": Slot("Qwen2.5-VL", pooled=False),
     "z_image": Slot("Qwen3", pooled=False),
@@ -78,18 +83,19 @@ def steer_conditioning(
     Each prompt of a batch is gated for itself. An entry that is changed gets a tensor and a dict of its own.
 
     Args:
-        observe: receives one record for each prompt, in order.
+        observe: receives one record for each prompt that has text, in order; its picture is the prompt's number.
 
     Raises:
         SteeringError: the conditioning is another family's, or has tokens of another width.
     """
     steered: list[Any] = []
     changed = False
-    for number, (tokens, extra) in enumerate(conditioning):
+    number = count()
+    for tokens, extra in conditioning:
         result = tokens
         for row, places in enumerate(text_places(family, tokens, extra, modifier.width)):
             before = tokens[row, places][None]  # a copy, (1, L, d)
-            step = Step(TEXT, math.inf, images=(number,), observe=observe)
+            step = Step(TEXT, math.inf, images=(next(number),), observe=observe)
             after = modifier(before, step)
             if after is not before:
                 result = tokens.clone() if result is tokens else result
@@ -153,13 +159,27 @@ def text_places(
             found=f"width {tokens.shape[-1]}",
             remedy="Choose a bundle made for this text encoder, or the text encoder that the bundle was made for.",
         )
-    real = tokens[:, slot.first :].ne(0).any(-1)  # (B, L): encoders and the host pad with zeros
+    real = _own(slot, tokens)
+    if not real.any():
+        _require_text(family, slot, tokens)
     mask = extra.get("attention_mask")
     # A mask of pairs of tokens, as Redux makes them, says nothing of padding.
-    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] in (tokens.shape[1], real.shape[1]):
-        real = real & mask[:, -real.shape[1] :].to(real.device).ne(0)
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[0] in (1, len(real)):
+        lacking = real.shape[1] - mask.shape[1]
+        others = int(real.any(0).int().argmax()) if slot.first else 0  # another encoder's
+        if lacking in (0, slot.first, others):
+            real[:, lacking:] &= mask.to(real.device).ne(0)
     for row in real:
-        yield row.nonzero()[:, 0] + slot.first
+        yield row.nonzero()[:, 0]
+
+
+def _own(slot: Slot, tokens: Tensor) -> Tensor:
+    """Which tokens (B, T) are of the slot's encoder and not zeros, with which encoders and the host pad."""
+    if slot.beyond is not None and tokens.shape[-1] == RELEASED_WIDTH:
+        return tokens[..., slot.beyond :].ne(0).any(-1)
+    own = tokens.ne(0).any(-1)
+    own[:, : slot.first] = False
+    return own
 
 
 def _slot(family: str) -> Slot:
@@ -175,8 +195,9 @@ def _slot(family: str) -> Slot:
 
 def _require_family(family: str, slot: Slot, tokens: Any, extra: Mapping[str, Any]) -> None:
     """Refuses what cannot be a conditioning of the family."""
-    if not isinstance(tokens, Tensor) or tokens.ndim != 3:
-        found = f"a tensor {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+    if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not tokens.is_floating_point():
+        kind = type(tokens).__name__
+        found = f"{tokens.dtype} of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else kind
         raise _other(family, f"tokens (B, T, d) of {slot.encoder}", found)
     for key, other in OTHERS.items():
         if key in extra:
@@ -188,11 +209,18 @@ def _require_family(family: str, slot: Slot, tokens: Any, extra: Mapping[str, An
     wide = pooled.shape[-1] if isinstance(pooled, Tensor) and tokens.shape[-1] == RELEASED_WIDTH else None
     if wide not in (None, slot.pooled_width or wide):
         raise _other(family, f"a pooled state of width {slot.pooled_width}", f"width {wide}")
-    if tokens.shape[1] <= slot.first:
+
+
+def _require_text(family: str, slot: Slot, tokens: Tensor) -> None:
+    """Refuses what holds nothing of the slot's encoder; zeros throughout are a prompt that was zeroed out."""
+    told = slot.beyond is not None and tokens.shape[-1] == RELEASED_WIDTH
+    if tokens.ne(0).any() if told else tokens.shape[1] <= slot.first:
         raise SteeringError(
             "CONDITIONING",
-            expected=f"more than {slot.first} tokens, as {family} has with {slot.encoder}",
-            found=f"{tokens.shape[1]}",
+            expected=f"tokens of {slot.encoder}"
+            if told
+            else f"more than {slot.first} tokens, as {family} has with {slot.encoder}",
+            found="CLIP's alone" if told else f"{tokens.shape[1]}",
             remedy="Load the T5 text encoder as well: there is nothing here that the directions are for.",
         )
 

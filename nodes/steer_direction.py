@@ -194,10 +194,10 @@ class SteerConditioningNode(io.ComfyNode):
 def _described(records: Sequence[FiringRecord]) -> str:
     """A line for each prompt and category."""
     lines: list[str] = []
-    for number, record in enumerate(records, start=1):
+    for record in records:
         best = record.reading.scores.amax((0, 1)).tolist()
         for name, score, threshold in zip(record.categories, best, record.thresholds.tolist()):
             gate = "open" if score > threshold else "closed"
             said = f"{gate}, threshold {threshold:.3f}" if threshold != float("inf") else "not calibrated"
-            lines.append(f"prompt {number}: {name} {score:.3f} ({said})")
+            lines.append(f"prompt {record.images[0] + 1}: {name} {score:.3f} ({said})")
     return "\n".join(lines) or "nothing was looked at"

@@ -12,6 +12,8 @@ from ...steering.sites import Site
 from . import Layout, Span, attention_width, grid_of, no_such_site, require_count, require_tokens
 
 CLIP_TOKENS = 77
+CLIP_WIDTH = 768 + 1280
+"""Of the released models: CLIP-L's and CLIP-G's states side by side; the host fills T5's 4096 up with zeros."""
 
 
 class SD3:

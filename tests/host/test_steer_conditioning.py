@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from steerdit.host.conditioning import SLOTS, encoder_fingerprint, text_states
+from steerdit.host.conditioning import SLOTS, encoder_fingerprint, text_places, text_states
 from steerdit.nodes.steer_direction import SteerConditioningNode
 from steerdit.steering import SteeringError
 from steerdit.steering.directions import Weighting
@@ -21,6 +21,7 @@ from steerdit.steering.formats.directions import Encoder
 
 from ..unit.directions import by_loops
 from .direction_bundles import INPUTS, NEVER, direction_bundle, directions_at, steered_conditioning
+from .encoders import tiny_clip
 from .slots import FAMILIES, VIDEO, WIDTH, prompt, real, sample, tiny_model
 
 METHODS = {"project_out": "project", "add": "add", "clamp": "clamp"}
@@ -254,6 +255,72 @@ def test_another_encoder_than_the_bundle_names(tmp_path: Path) -> None:
     steered_conditioning(before, bundle, clip=patched)  # CLIP-L is no part of FLUX's tokens
     patched.patcher.add_patches({"t5xxl.weight": (torch.ones(3, 3),)})
     assert "leave clip unconnected" in refusal(before, bundle, clip=patched)
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 2])
+def test_sd3s_tokens_of_clip_are_told_by_what_the_host_pads_them_with(chunks: int, tmp_path: Path) -> None:
+    """A long prompt has more than 77 of them, and without CLIP's encoders there are none."""
+    clips, t5 = torch.randn(1, 77 * chunks, 4096), torch.randn(1, 90, 4096)
+    clips[..., 2048:] = 0
+    extra = {"pooled_output": torch.randn(1, 2048), "attention_mask": torch.ones(1, 90)}
+    extra["attention_mask"][:, 85:] = 0
+    before = [[torch.cat([clips, t5], 1), extra]]
+    bundle = direction_bundle(tmp_path, "sd3", {"text": 4096})
+    after = steered_conditioning(before, bundle, operator="add", weights="uniform")
+    changed = (after[0][0] != before[0][0]).any(-1)[0].nonzero()[:, 0].tolist()
+    assert changed == list(range(77 * chunks, 77 * chunks + 85))
+    zeros = [[torch.zeros_like(before[0][0]), extra]]
+    assert steered_conditioning(zeros, bundle) is zeros
+    if chunks:
+        message = refusal([[clips, {"pooled_output": extra["pooled_output"]}]], bundle)
+        assert "found CLIP's alone. Load the T5 text encoder as well" in message
+
+
+def test_of_sd3s_long_prompts_the_hosts_t5_is_steered() -> None:
+    clip = tiny_clip("sd3")
+    tokens = clip.tokenize("a cat on a table, " * 20)
+    ((states, extra),) = clip.encode_from_tokens_scheduled(tokens)
+    clips = sum(map(len, tokens["l"]))
+    assert clips > 77
+    (places,) = text_places("sd3", states, extra)
+    assert places.tolist() == list(range(clips, states.shape[1]))
+    assert len(places) == sum(map(len, tokens["t5xxl"]))
+
+
+def test_prompts_keep_their_numbers_and_zeroed_ones_stay(tmp_path: Path) -> None:
+    bundle = direction_bundle(tmp_path, "flux", {"text": WIDTH})
+    before = prompt("flux", 1, batch=2)
+    before[0][0][0] = 0
+    after, scores, fired = SteerConditioningNode.execute(conditioning=before, bundle=bundle, **INPUTS).args
+    assert {line.split(":")[0] for line in scores.splitlines()} == {"prompt 2"}
+    assert fired
+    assert torch.equal(after[0][0][0], before[0][0][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16])
+def test_small_numbers_are_steered_in_larger_ones(dtype: torch.dtype, tmp_path: Path) -> None:
+    bundle, before = direction_bundle(tmp_path, "flux", {"text": WIDTH}), prompt("flux", 1)
+    before[0][0] = before[0][0].to(dtype)
+    ((after, _),) = steered_conditioning(before, bundle)
+    ((expected, _),) = steered_conditioning([[before[0][0].float(), before[0][1]]], bundle)
+    assert torch.equal(after.float(), expected.to(dtype).float())
+    message = refusal([[before[0][0].to(torch.int64), before[0][1]]], bundle)
+    assert "found torch.int64 of shape" in message
+
+
+def test_a_mask_of_another_batch_says_nothing(tmp_path: Path) -> None:
+    bundle, before = (
+        direction_bundle(tmp_path, "qwen_image", {"text": WIDTH}),
+        prompt("qwen_image", 1, batch=2),
+    )
+    masked = dict(before[0][1])
+    masked["attention_mask"] = masked["attention_mask"][:1].repeat(3, 1)
+    ((after, _),) = steered_conditioning([[before[0][0], masked]], bundle, operator="add", weights="uniform")
+    assert (after != before[0][0]).any(-1).all()
+    one = {**masked, "attention_mask": masked["attention_mask"][:1]}
+    ((found, _),) = steered_conditioning([[before[0][0], one]], bundle)
+    ((expected, _),) = steered_conditioning(before, bundle)
+    assert torch.equal(found, expected)
 
 
 def test_conditionings_of_other_families_are_refused_by_name(tmp_path: Path) -> None:
