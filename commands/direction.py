@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,9 @@ def stated(work: Any, arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from ..steering.direction_files import export_direction
+    from ..steering.direction_files import ENDINGS, export_direction
 
-    require_new(arguments)
+    require_new(arguments, ENDINGS)
     pairs, source = opened(arguments)
     found = estimated(arguments, pairs, source)
     single = len(found.directions.names) == 1
@@ -68,8 +69,15 @@ def _run(arguments: argparse.Namespace) -> None:
     print(arguments.to)
 
 
-def require_new(arguments: argparse.Namespace) -> None:
-    """Refuses, before hours of work, to write over a file unless that is asked for."""
+def require_new(arguments: argparse.Namespace, endings: Sequence[str]) -> None:
+    """Refuses, before hours of work, another ending, and to write over a file unless that is asked for."""
+    if arguments.to.suffix not in endings:
+        raise SteeringError(
+            f"--to {arguments.to}",
+            expected=f"a name ending with {' or '.join(endings)}",
+            found=repr(arguments.to.name),
+            remedy="Rename it.",
+        )
     if arguments.to.exists() and not arguments.replace:
         raise SteeringError(
             str(arguments.to),

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    require_new(arguments)
+    require_new(arguments, (".safetensors",))
     if (arguments.checkpoint is None) == (not arguments.text_encoder):
         raise SteeringError(
             "--text-encoder or --checkpoint",
@@ -70,9 +70,13 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..steering.formats.header import Base
     from ..steering.sites import Site
     from ..training.directions import align, calibrate, read_anchors, transport
+    from ..training.directions.align import require_kind
     from ..training.directions.anchors import WORDNET
     from ..training.directions.reports import gates_report, map_report
+    from ..training.directions.transport import require_share
 
+    require_kind(arguments.map)
+    require_share(arguments.quantile)
     anchors = read_anchors(arguments.anchors or WORDNET)
     benign = read_anchors(arguments.benign) if arguments.benign else anchors
     pairs, source = opened(arguments)

@@ -26,8 +26,6 @@ ALIGNMENT = io.Custom("STEERDIT_ALIGNMENT")
 ALIASES = ["steering vector", "control vector", "direction", "transfer", "LLM"]
 CATEGORY = "SteerDiT/training"
 AUTO = -1
-ENOUGH = 5
-"""One in so many of the anchors that come with the pack is enough for a quantile."""
 BENIGN_TIP = (
     "From Load Prompts or Prompt List; all of them must be labelled benign. Unconnected: the 6,000 phrases and "
     "definitions from WordNet that come with SteerDiT."
@@ -118,7 +116,8 @@ class EstimateDirectionNode(io.ComfyNode):
                     min=AUTO,
                     max=10_000,
                     tooltip="Of the encoder: 0 is the embedding. -1 chooses: with target connected by how well layers "
-                    "tell unsafe from safe and can be mapped, else at four fifths of the depth.",
+                    "tell unsafe from safe and can be mapped, else at four fifths of the depth. The text that a "
+                    "generator is given has no layers: leave it at -1.",
                 ),
                 io.Boolean.Input(
                     "counterfactual",
@@ -159,7 +158,7 @@ class EstimateDirectionNode(io.ComfyNode):
         from ..training.directions.reports import estimate_report, layers_report
 
         chosen, scores = layer, []
-        if layer == AUTO or None in encoder.layers:
+        if layer == AUTO:
             benign = None if target is None else _benign(anchors)
             there = None if target is None else target.layers[-1]
             chosen, scores = choose_layer(encoder, pairs, target, there, benign, _progress())

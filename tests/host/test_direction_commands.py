@@ -67,6 +67,8 @@ def test_what_a_direction_cannot_be_made_of_is_said_and_nothing_is_written(
     assert "a readable file" in capsys.readouterr().err
     assert main(["direction", str(tmp_path / "pairs.jsonl"), "--source", str(tmp_path / "llm"), *out]) == 1
     assert language_model.SMOLLM2 in capsys.readouterr().err
+    assert main(["direction", str(tmp_path / "none.jsonl"), "--to", str(tmp_path / "out.pt")]) == 1
+    assert "a name ending with .gguf or .safetensors, found 'out.pt'" in capsys.readouterr().err
     assert not (tmp_path / "out.gguf").exists()
 
 
@@ -106,6 +108,8 @@ def test_directions_are_carried_to_a_generators_text_as_a_bundle(
         ([], "no file of that name"),
         (["--replace", "--anchors", str(tmp_path / "unsafe.jsonl")], "'benign' on every anchor"),
         (["--replace", "--map", "affine"], "one of procrustes, ridge, mlp"),
+        (["--replace", "--quantile", "99"], "a share from 0 to 1"),
+        (["--to", str(tmp_path / "carried.gguf")], "a name ending with .safetensors"),
         (["--replace", "--floor", "1"], "held-out R²"),
         (["--replace", "--layer", "77"], "layers among"),
     ):

@@ -12,7 +12,7 @@ import torch
 
 from steerdit.host import folders
 from steerdit.host.encoder_states import HiddenLayers, TextSlot
-from steerdit.nodes.direction_files import SaveBundleNode
+from steerdit.nodes.direction_files import ExportDirectionNode, ImportDirectionNode, SaveBundleNode
 from steerdit.nodes.directions import (
     AlignEncodersNode,
     CalibrateDirectionNode,
@@ -97,12 +97,18 @@ def test_a_direction_is_estimated_carried_saved_and_steers(clip: Any, anchors: t
     assert not torch.equal(together.thresholds, carried.thresholds)
     native, _ = EstimateDirectionNode.execute(target, pairs(), -1, False).args
     assert native.about.encoder.layer is None
+    with pytest.raises(SteeringError, match="t5xxl: expected layers among the output, found 2"):
+        EstimateDirectionNode.execute(target, pairs(), 2, False)
     assert torch.cosine_similarity(carried.vectors, native.vectors).min() > 0.5
     said = {"family": "flux", "site": "text", "base": "tiny", "license": "MIT", "replace": False}
     bundle, _ = SaveBundleNode.execute(direction=carried, name="carried", **said).args
     about = next(iter(bundle.directions.values()))
     assert about.alignment.anchors.sha256 == alignment.anchors.sha256
     assert about.benign.count == len(anchors)
+    ExportDirectionNode.execute(direction, "bloody", "bloody", ".gguf", -1, False)
+    (imported,) = ImportDirectionNode.execute("bloody.gguf", "bloody", -1, True, "", -1).args
+    again, _ = TransferDirectionNode.execute(imported, alignment, target, 0.99, anchors).args
+    torch.testing.assert_close(again.vectors[0], carried.vectors[0])
     steer = {
         "bundle": bundle,
         "operator": "project_out",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,6 +26,8 @@ from steerdit.training.directions.align import (
 from steerdit.training.directions.estimate import estimate_directions, pair_means
 from steerdit.training.directions.layers import best_layer, choose_layer, score_layers
 from steerdit.training.directions.maps import Network
+from steerdit.training.directions.pairs import Pair, PromptPairs
+from steerdit.training.directions.sources import Layer
 from steerdit.training.directions.transport import calibrate, joint_thresholds, transport
 
 from .encoders import LATENT, Toy, benign, pairs
@@ -158,6 +162,17 @@ def test_what_cannot_be_aligned_is_refused() -> None:
     unsure = replace(good, quality=replace(good.quality, r2=float("nan")))
     with pytest.raises(SteeringError, match="held-out R²"):
         require_quality(unsure)
+    with pytest.raises(SteeringError, match="and nan of shuffled pairs"):
+        require_quality(fit_map(x, y, null=False))
+
+
+def test_a_map_is_named_before_anything_is_read() -> None:
+    class Unread(Toy):
+        def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[torch.Tensor]:
+            raise AssertionError
+
+    with pytest.raises(SteeringError, match="one of procrustes, ridge, mlp"):
+        align(benign(100), Unread("source", 20, 0), 1, TARGET, None, "affine")
 
 
 def test_directions_are_carried_only_from_where_the_map_begins(maps: dict[str, FittedMap]) -> None:
@@ -166,6 +181,14 @@ def test_directions_are_carried_only_from_where_the_map_begins(maps: dict[str, F
         directions = estimate_directions(encoder, layer, pairs()).directions
         with pytest.raises(SteeringError, match="expected directions of source at layer 1, of width 20"):
             transport(directions, fitted)
+    directions = estimate_directions(SOURCE, 1, pairs()).directions
+    # Files of other projects do not say whose directions they hold beyond a name and a layer.
+    unsaid = replace(directions.about.encoder, name="said so", fingerprint=None)
+    carried = transport(replace(directions, about=replace(directions.about, encoder=unsaid)), fitted)
+    assert torch.equal(carried.vectors, transport(directions, fitted).vectors)
+    for other in (replace(unsaid, layer=0), replace(unsaid, layer=None)):
+        with pytest.raises(SteeringError, match="where the map begins"):
+            transport(replace(directions, about=replace(directions.about, encoder=other)), fitted)
     nothing = replace(fitted, transform=torch.zeros(16, 20, dtype=torch.float64))
     with pytest.raises(
         SteeringError, match="direction 'bloody': expected a direction that the map carries over"
@@ -190,6 +213,30 @@ def test_gates_open_for_one_benign_text_in_a_hundred(native: DirectionSet) -> No
     assert [bool(calibrated.open(s[None])[0, i]) for i, s in enumerate(scores)] == [True, True]
     strict = calibrate(native, TARGET, None, anchors, quantile=1.0)
     assert all(one.false_positive and one.false_positive.value == 0 for one in strict.about.directions)
+
+
+def test_gates_are_calibrated_without_holding_all_tokens(native: DirectionSet) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    class Watched(Toy):
+        def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[torch.Tensor]:
+            nonlocal most
+            for states in super().states(texts, layers):
+                held.append(weakref.ref(states))
+                most = max(most, sum(one() is not None for one in held))
+                yield states
+
+    told: list[tuple[int, int]] = []
+    target = Watched("target", 16, 1, bend=0.05)
+    anchors = benign(200)
+    found = calibrate(native, target, None, anchors, progress=lambda *done: told.append(done))
+    assert torch.equal(found.thresholds, calibrate(native, TARGET, None, anchors).thresholds)
+    assert most <= 5  # of 200: what loops still hold
+    assert told == [(n, 2 * len(anchors)) for n in range(1, 2 * len(anchors) + 1)]
+    for quantile in (-0.1, 1.1, float("nan")):
+        with pytest.raises(SteeringError, match="quantile: expected a share from 0 to 1"):
+            calibrate(native, TARGET, None, anchors, quantile=quantile)
 
 
 @settings(deadline=None, max_examples=60)
@@ -226,6 +273,11 @@ def test_gates_are_calibrated_by_the_directions_own_encoder(native: DirectionSet
     for encoder, layer in ((SOURCE, None), (TARGET, 1)):
         with pytest.raises(SteeringError, match="expected target at layer None, where the directions live"):
             calibrate(native, encoder, layer, benign(50))
+    about = replace(native.about, encoder=replace(native.about.encoder, fingerprint=None))
+    unsaid = replace(native, about=about)
+    assert calibrate(unsaid, TARGET, None, benign(50)).about.benign is not None
+    with pytest.raises(SteeringError, match=r"of width 16, found wide at layer None, of width 30"):
+        calibrate(unsaid, Toy("wide", 30, 0), None, benign(50))
 
 
 def test_the_layer_that_says_something_is_chosen() -> None:
@@ -242,6 +294,9 @@ def test_the_layer_that_says_something_is_chosen() -> None:
     assert choose_layer(TextOnly("text", 16, 1), given_pairs, TARGET, None, anchors) == (None, [])
     close = [scores[1]._replace(layer=layer, contrast=c) for layer, c in ((3, 0.5), (5, 0.49), (7, 0.3))]
     assert best_layer(close).layer == 5
+    few = PromptPairs((*given_pairs.pairs, Pair("new", "new", "a new cat", "a cat")))
+    with pytest.raises(SteeringError, match="category 'new': pairs: expected at least 4 pairs, found 1"):
+        choose_layer(SOURCE, few, TARGET, None, anchors)
     with pytest.raises(SteeringError, match="expected one that tells unsafe from safe"):
         best_layer([scores[0]._replace(r2=-1.0, contrast=None)])
 

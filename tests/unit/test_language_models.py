@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steerdit.steering.errors import SteeringError
-from steerdit.training.directions import language_model
+from steerdit.training.directions import language_model, sources
 from steerdit.training.directions.gguf_llama import GgufLlama, smollm2
 from steerdit.training.directions.language_model import SMOLLM2, LanguageModel, open_language_model
 from steerdit.training.directions.sources import token_means
@@ -163,6 +165,54 @@ def test_without_a_token_for_the_front_the_first_word_is_left_out(
         SteeringError, match="'a': expected a text with at least one token of its own, found none"
     ):
         token_means(source, ["a"], (2,))
+
+
+def test_a_text_without_any_token_has_no_states(tmp_path: Path, model: transformers.LlamaForCausalLM) -> None:
+    source = LanguageModel(save_folder(tmp_path / "tiny", model, front=None))
+    shapes = [states.shape for states in source.states(["", "a c", "", "ab"], (2, 0))]
+    assert shapes == [(2, 0, 24), (2, 2, 24), (2, 0, 24), (2, 0, 24)]
+    assert [states.shape for states in source.states(["", ""], (2,))] == [(1, 0, 24)] * 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 30), st.integers(1, 50))
+def test_sequences_are_read_in_batches_and_come_in_order(
+    lengths: list[int], tokens: int, window: int
+) -> None:
+    read: list[int] = []
+
+    def states(batch: list[int]) -> Iterator[torch.Tensor]:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= tokens
+        read.extend(batch)
+        return (torch.tensor(i) for i in batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "TEXTS_AT_ONCE", window)
+        found = sources.in_order(lengths, tokens, states)
+        for number in range(len(lengths)):
+            assert int(next(found)) == number
+            assert len(read) <= window * (number // window + 1)
+        assert next(found, None) is None
+    assert sorted(read) == list(range(len(lengths)))
+
+
+def test_reading_can_be_stopped_between_batches(
+    tmp_path: Path, model: transformers.LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stopped
+
+    source = LanguageModel(save_folder(tmp_path / "tiny", model))
+    calls: list[int] = []
+    whole = source._read
+    monkeypatch.setattr(language_model, "TOKENS_AT_ONCE", 4)
+    monkeypatch.setattr(source, "_read", lambda *said: calls.append(1) or whole(*said))
+    with pytest.raises(Stopped):
+        token_means(source, ["ab c"] * 8, (2,), stop)
+    assert len(calls) == 1
 
 
 def test_fingerprints_tell_models_apart_and_know_copies(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import NamedTuple
 
 import torch
@@ -160,10 +161,7 @@ def fit_map(
     Raises:
         SteeringError: the two sides are not of the same anchors, or there are too few.
     """
-    if kind not in MAPS:
-        raise SteeringError(
-            "map", expected=f"one of {', '.join(MAPS)}", found=repr(kind), remedy="Choose one of these."
-        )
+    require_kind(kind)
     if source.anchors.sha256 != target.anchors.sha256 or source.anchors.texts != target.anchors.texts:
         raise SteeringError(
             "anchors",
@@ -225,6 +223,7 @@ def align(
     Raises:
         SteeringError: too few anchors, a text without tokens, a layer that is not there, or a map below the floor.
     """
+    require_kind(kind)
     (x,) = encode_anchors(source, (source_layer,), anchors, progress)
     (y,) = encode_anchors(target, (target_layer,), anchors, progress)
     return require_quality(fit_map(x, y, kind, seed=seed), floor)
@@ -234,10 +233,10 @@ def require_quality(fitted: FittedMap, floor: float = FLOOR) -> FittedMap:
     """The map, if its held-out R² is at least ``floor`` above that of shuffled pairs, which count as 0 where worse.
 
     Raises:
-        SteeringError: it is not; the message has the figures.
+        SteeringError: it is not, or shuffled pairs were not fitted; the message has the figures.
     """
     q = fitted.quality
-    if not q.r2 - max(0.0, q.null_r2) >= floor:
+    if isnan(q.null_r2) or not q.r2 - max(0.0, q.null_r2) >= floor:
         raise SteeringError(
             f"map from {fitted.source.name} to {fitted.target.name}",
             expected=f"a held-out R² at least {floor:g} above that of shuffled pairs",
@@ -245,6 +244,14 @@ def require_quality(fitted: FittedMap, floor: float = FLOOR) -> FittedMap:
             remedy="Use more and broader benign anchors, another layer of the source, or another map.",
         )
     return fitted
+
+
+def require_kind(kind: str) -> None:
+    """Raises SteeringError unless it is one of MAPS."""
+    if kind not in MAPS:
+        raise SteeringError(
+            "map", expected=f"one of {', '.join(MAPS)}", found=repr(kind), remedy="Choose one of these."
+        )
 
 
 def _fit(

@@ -198,7 +198,19 @@ def estimate_from(
 def pair_means(
     source: HiddenStates, layers: Sequence[Layer], pairs: PromptPairs, progress: Progress | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Token means of both sides, each (len(layers), n, d). A text that several pairs share is read once."""
+    """Token means of both sides, each (len(layers), n, d). A text that several pairs share is read once.
+
+    Raises:
+        SteeringError: a category has too few pairs, or texts that the encoder cannot read.
+    """
+    for category, count in pairs.counts().items():
+        if count < FEWEST:
+            raise SteeringError(
+                f"category {category!r}: pairs",
+                expected=f"at least {FEWEST} pairs",
+                found=f"{count}",
+                remedy="Add pairs to this category, or leave it out.",
+            )
     texts = list(dict.fromkeys(text for pair in pairs.pairs for text in (pair.unsafe, pair.safe)))
     if not texts:
         raise SteeringError(

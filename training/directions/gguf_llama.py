@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...steering.errors import SteeringError
-from .sources import Layer, batches, file_sha256, require_layers
+from .sources import Layer, file_sha256, in_order, require_layers
 
 PRETOKENISERS = ("smollm", "gpt-2")
 """How text is cut before it is encoded, by the file's name for it: SmolLM takes digits one by one."""
@@ -45,11 +45,17 @@ class GgufLlama:
         """Raises SteeringError: `gguf` is missing, or the file is none, or not of this architecture."""
         self.path = path
         gguf, reader = _open(path)
-        self.shape = _shape(path, reader)
         self.name = path.stem
-        self.weights: dict[str, Tensor] = {
-            t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors
-        }
+        try:
+            self.shape = _shape(path, reader)
+            self.weights: dict[str, Tensor] = {
+                t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy())
+                for t in reader.tensors
+            }
+        except SteeringError:
+            raise
+        except Exception as reason:  # numbers that are none, kinds of numbers that gguf does not know
+            raise _damaged(str(path), reason) from reason
         unknown = set(self.weights) - _names(self.shape.blocks) - {"output.weight"}
         missing = _names(self.shape.blocks) - set(self.weights)
         if unknown or missing:
@@ -59,8 +65,13 @@ class GgufLlama:
                 found=f"{sorted(missing)[:3]} missing, {sorted(unknown)[:3]} unknown",
                 remedy="Give the folder of the Hugging Face model instead; transformers reads it.",
             )
-        self.first = int(_field(path, reader, "tokenizer.ggml.bos_token_id", 0))
         self.tokenizer = _tokenizer(path, reader)
+        try:
+            self.first = int(_field(path, reader, "tokenizer.ggml.bos_token_id", 0))
+            last = len(_field(path, reader, "tokenizer.ggml.tokens")) - 1
+            self.forward(torch.tensor([[self.first, last]]), [self.shape.blocks])  # shows whether all sizes fit
+        except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as reason:
+            raise _damaged(str(path), reason) from reason
 
     @staticmethod
     def tokenizer_of(path: Path) -> Any:
@@ -83,17 +94,16 @@ class GgufLlama:
         require_layers(self, layers)
         wanted = [layer for layer in layers if layer is not None]
         tokens = [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        found: list[Tensor | None] = [None] * len(texts)
-        for batch in batches([len(t) + 1 for t in tokens], TOKENS_AT_ONCE):
+
+        def read(batch: list[int]) -> Iterator[Tensor]:
             longest = max(len(tokens[i]) for i in batch)
             # What pads on the right is never seen by what is before it, for attention is causal.
             rows = [[self.first, *tokens[i], *[self.first] * (longest - len(tokens[i]))] for i in batch]
             states = self.forward(torch.tensor(rows), wanted)  # (k, B, 1 + L, d)
             for row, i in enumerate(batch):
-                found[i] = states[:, row, 1 : 1 + len(tokens[i])].clone()
-        for states in found:
-            assert states is not None
-            yield states
+                yield states[:, row, 1 : 1 + len(tokens[i])].clone()
+
+        yield from in_order([len(t) + 1 for t in tokens], TOKENS_AT_ONCE, read)
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, layers: Sequence[int]) -> Tensor:
@@ -204,7 +214,19 @@ def _field(path: Path, reader: Any, key: str, default: Any = None) -> Any:
             found="none",
             remedy="The file is no language model, or damaged: choose another.",
         )
-    return default if field is None else field.contents()
+    try:
+        return default if field is None else field.contents()
+    except Exception as reason:  # such as text that is not UTF-8
+        raise _damaged(f"{path}: {key}", reason) from reason
+
+
+def _damaged(where: str, reason: Exception) -> SteeringError:
+    return SteeringError(
+        where,
+        expected="a whole language model",
+        found=f"{type(reason).__name__}: {str(reason)[:200]}",
+        remedy="Download it again.",
+    )
 
 
 def _shape(path: Path, reader: Any) -> Shape:
@@ -260,10 +282,14 @@ def _tokenizer(path: Path, reader: Any) -> Any:
         )
     tokenizers = import_module("tokenizers")
     tokens: list[str] = _field(path, reader, "tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in _field(path, reader, "tokenizer.ggml.merges")]
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-    )
+    try:
+        merges = [tuple(merge.split(" ", 1)) for merge in _field(path, reader, "tokenizer.ggml.merges")]
+        words = tokenizers.models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    except SteeringError:
+        raise
+    except Exception as reason:  # merges of words that are not there
+        raise _damaged(f"{path}: tokenizer", reason) from reason
+    tokenizer = tokenizers.Tokenizer(words)
     cut = tokenizers.pre_tokenizers
     digits = [cut.Digits(individual_digits=True)] if kind[1] == "smollm" else []
     tokenizer.pre_tokenizer = cut.Sequence([*digits, cut.ByteLevel(add_prefix_space=False, use_regex=True)])

@@ -6,7 +6,7 @@ is downloaded and no code from a model's folder is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from .gguf_llama import PRETOKENISERS, GgufLlama, header, smollm2
-from .sources import HiddenStates, Layer, batches, file_sha256, require_layers
+from .sources import HiddenStates, Layer, file_sha256, in_order, require_layers
 
 TOKENS_AT_ONCE = 4096
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -65,14 +65,16 @@ class LanguageModel:
                 found="none in this Python",
                 remedy="Install it with `python -m pip install transformers` (the extra `language-models`).",
             ) from reason
-        self.path, self.device, self.reserve = path, torch.device(device), reserve
+        self.path, self.device, self.reserve = path, _device(device), reserve
         self.name = path.stem if path.is_file() else path.name
         folder, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
         options |= {"local_files_only": True, "trust_remote_code": False}
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
             weights = {} if path.is_file() else {"use_safetensors": True}  # never a pickle
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, **weights, **options)
+            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, **weights, **options
+            )
         except Exception as reason:  # transformers says what is wrong in many types
             raise SteeringError(
                 str(path),
@@ -80,6 +82,7 @@ class LanguageModel:
                 found=f"{type(reason).__name__}: {str(reason)[:300]}",
                 remedy="Give the folder that holds config.json, the tokenizer and the .safetensors files.",
             ) from reason
+        _require_weights(path, model, loaded["missing_keys"])
         # Half precision overflows in the outlier channels of some models.
         dtype = torch.float32 if model.dtype == torch.float16 else model.dtype
         self.model: Any = model.to(dtype).eval()
@@ -106,23 +109,29 @@ class LanguageModel:
         require_layers(self, layers)
         front = [] if self.first is None else [self.first]
         tokens = [front + list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        found: list[Tensor] = [torch.zeros(len(layers), 0, self.width)] * len(texts)
-        readable = [i for i, t in enumerate(tokens) if t]
+        known = len(self.model.get_input_embeddings().weight)
+        if any(token >= known for row in tokens for token in row):
+            raise SteeringError(
+                str(self.path),
+                expected=f"tokens of the model's {known}",
+                found=f"a tokenizer of {len(self.tokenizer)}",
+                remedy="The tokenizer is another model's: download the whole folder again.",
+            )
         if self.reserve is not None:
             self.reserve(sum(p.nbytes for p in self.model.parameters()))
         self.model.to(self.device)
         try:
-            for batch in batches([len(tokens[i]) for i in readable], TOKENS_AT_ONCE):
-                numbers = [readable[i] for i in batch]
-                for i, states in zip(numbers, self._read([tokens[i] for i in numbers], layers)):
-                    found[i] = states
+            yield from in_order(
+                list(map(len, tokens)),
+                TOKENS_AT_ONCE,
+                lambda batch: self._read([tokens[i] for i in batch], layers),
+            )
         finally:
             self.model.to("cpu")
-        yield from found
 
     def _read(self, tokens: list[list[int]], layers: Sequence[Layer]) -> Iterator[Tensor]:
         """A batch of sequences → for each (len(layers), L, d), without the token in front."""
-        longest = max(map(len, tokens))
+        longest = max(1, *map(len, tokens))  # 0 where a text has no token at all
         ids = torch.tensor([t + [0] * (longest - len(t)) for t in tokens], device=self.device)
         mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in tokens], device=self.device)
         hidden = self.model(
@@ -131,3 +140,28 @@ class LanguageModel:
         for row, t in enumerate(tokens):
             chosen = [hidden[layer][row, 1 : len(t)] for layer in layers if layer is not None]
             yield torch.stack(chosen).float().cpu()
+
+
+def _require_weights(path: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuses a model with weights that no file has: `transformers` draws these at random. The last layer is not used."""
+    last = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
+    lost = sorted(name for name in missing if name.rpartition(".")[0] not in last)
+    if lost:
+        raise SteeringError(
+            str(path),
+            expected="files with all weights that config.json speaks of",
+            found=f"{len(lost)} missing, such as {lost[0]}",
+            remedy="Download the whole folder again, with all of its .safetensors files.",
+        )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as reason:  # torch's word for a device that it was not built for
+        raise SteeringError(
+            f"device {name!r}",
+            expected="one that torch can use here, such as cpu",
+            found=str(reason).splitlines()[0][:200],
+            remedy="Choose cpu, or repair the installation of torch.",
+        ) from reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,8 @@ Layer = int | None
 """0 the embedding, l the residual stream after block l; None the output, as a generator is given it."""
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all); it may raise to stop the work."""
+TEXTS_AT_ONCE = 512
+"""Texts of which batches of like lengths are made."""
 
 
 class HiddenStates(Protocol):
@@ -109,6 +111,25 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
+
+
+def in_order(
+    lengths: Sequence[int], tokens: int, read: Callable[[list[int]], Iterable[Tensor]]
+) -> Iterator[Tensor]:
+    """What ``read`` makes of sequences, given their numbers by `batches`, in the order of the sequences.
+
+    A batch is read when one of its sequences is asked for, so that the work can be stopped between batches; and of all
+    sequences only TEXTS_AT_ONCE are held.
+    """
+    for start in range(0, len(lengths), TEXTS_AT_ONCE):
+        found: dict[int, Tensor] = {}
+        window = lengths[start : start + TEXTS_AT_ONCE]
+        groups = [[start + i for i in group] for group in batches(window, tokens)]
+        of = {i: group for group in groups for i in group}
+        for i in range(start, start + len(window)):
+            if i not in found:
+                found.update(zip(of[i], read(of[i]), strict=True))
+            yield found.pop(i)
 
 
 def file_sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ category's own, or jointly such that the share of benign texts on which any cate
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -33,7 +34,8 @@ def transport(directions: DirectionSet, fitted: FittedMap) -> DirectionSet:
         SteeringError: they live elsewhere than where the map begins, or the map sends one to nothing.
     """
     at, begins, width = directions.about.encoder, fitted.source, len(fitted.standard_source.centre)
-    if (at.fingerprint, at.layer) != (begins.fingerprint, begins.layer) or directions.width != width:
+    known = at.fingerprint in (None, begins.fingerprint)  # files of other projects do not say it
+    if not known or at.layer != begins.layer or directions.width != width:
         raise SteeringError(
             directions.source,
             expected=f"directions of {begins.name} at layer {begins.layer}, of width {width}, where the map begins",
@@ -78,39 +80,34 @@ def calibrate(
     and longer texts have more of these. The share of the very texts that stays above is stored with it.
 
     Raises:
-        SteeringError: another encoder than the directions', no texts, or texts without tokens.
+        SteeringError: another encoder than the directions', a quantile beyond 1, or texts without tokens.
     """
     at = directions.about.encoder
-    if at.fingerprint not in (None, encoder.fingerprint()) or at.layer != layer:
+    known = at.fingerprint in (None, encoder.fingerprint())
+    if not known or at.layer != layer or directions.width != encoder.width:
         raise SteeringError(
             f"calibration of {directions.source}",
-            expected=f"{at.name} at layer {at.layer}, where the directions live",
-            found=f"{encoder.name} at layer {layer}",
+            expected=f"{at.name} at layer {at.layer}, where the directions live, of width {directions.width}",
+            found=f"{encoder.name} at layer {layer}, of width {encoder.width}",
             remedy="Connect the text encoder that they were carried to.",
         )
+    require_share(quantile)
     require_layers(encoder, (layer,))
-    tokens: list[Tensor] = []
-    for text, states in zip(benign.texts, encoder.states(benign.texts, (layer,))):
-        if not states.shape[1]:
-            raise SteeringError(
-                f"{encoder.name}: {text!r}",
-                expected="a text with at least one token of its own",
-                found="none",
-                remedy="Take this text out.",
-            )
-        tokens.append(states[0])
-        if progress is not None:
-            progress(len(tokens), len(benign))
-    mean = torch.cat(tokens).double().mean(0).float()
-    centred = replace(directions, mean=mean)
-    scores = torch.stack([centred.scores(states).amax(0) for states in tokens])  # (n, C)
+    # Read twice, for the mean has to be known first: all tokens of thousands of long prompts would not fit in memory.
+    total, count = torch.zeros(directions.width, dtype=torch.float64), 0
+    for states in _tokens(encoder, layer, benign, progress, 0):
+        total, count = total + states.double().sum(0), count + len(states)
+    centred = replace(directions, mean=(total / count).float())
+    scores = torch.stack(
+        [centred.scores(states).amax(0) for states in _tokens(encoder, layer, benign, progress, 1)]
+    )  # (n, C)
     thresholds = torch.quantile(scores.double(), quantile, dim=0)
     if joint:
         together = [i for i, name in enumerate(centred.names) if name != GLOBAL]
         thresholds[together] = joint_thresholds(scores[:, together], quantile)
     thresholds = thresholds.clamp(0.0, 1.0)
     rates = [
-        wilson(int((column > tau).sum()), len(tokens)) for column, tau in zip(scores.T.double(), thresholds)
+        wilson(int((column > tau).sum()), len(benign)) for column, tau in zip(scores.T.double(), thresholds)
     ]
     calibrated = tuple(
         replace(one, threshold=float(tau), false_positive=RateRecord(rate.value, rate.low, rate.high))
@@ -118,6 +115,14 @@ def calibrate(
     )
     about = replace(directions.about, directions=calibrated, benign=Anchors(benign.sha256, len(benign)))
     return replace(centred, about=about)
+
+
+def require_share(quantile: float) -> None:
+    """Raises SteeringError unless it is from 0 to 1."""
+    if not 0 <= quantile <= 1:
+        raise SteeringError(
+            "quantile", expected="a share from 0 to 1", found=f"{quantile}", remedy="0.99 is the usual one."
+        )
 
 
 def joint_thresholds(scores: Tensor, quantile: float) -> Tensor:
@@ -131,6 +136,23 @@ def joint_thresholds(scores: Tensor, quantile: float) -> Tensor:
     while rank + 1 < len(scores) and int((scores > falling[rank + 1]).any(1).sum()) <= most:
         rank += 1
     return falling[rank]
+
+
+def _tokens(
+    encoder: HiddenStates, layer: Layer, benign: Benign, progress: Progress | None, reading: int
+) -> Iterator[Tensor]:
+    """The states (L, d) of each text in turn, at the first or the second of two readings."""
+    for number, (text, states) in enumerate(zip(benign.texts, encoder.states(benign.texts, (layer,))), 1):
+        if not states.shape[1]:
+            raise SteeringError(
+                f"{encoder.name}: {text!r}",
+                expected="a text with at least one token of its own",
+                found="none",
+                remedy="Take this text out.",
+            )
+        yield states[0]
+        if progress is not None:
+            progress(reading * len(benign) + number, 2 * len(benign))
 
 
 def _carried(v: Tensor, fitted: FittedMap, name: str) -> Tensor:
