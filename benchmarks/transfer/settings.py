@@ -23,7 +23,7 @@ STRENGTHS = {"add": (-1.0, 1.0, 3.0, 7.0), "project_out": (1.0, 2.0, 4.0, 8.0)}
 """By operator, the published sweep and ours: of the native directions and those that the default carries."""
 FEWER = {"add": (1.0, 3.0, 7.0), "project_out": (2.0, 8.0)}
 """Of all others."""
-UNGATED = {"add": ("multi", "global"), "project_out": ("multi",)}
+UNGATED = {"add": ("multi", "global"), "project_out": tuple[str, ...]()}
 """Forms that are swept of what the default carries, beside the gated one that is swept of all."""
 TRIED = {"add": (5.0,), "project_out": (2.0, 4.0, 8.0)}
 """What a strength is chosen from on prompts that are not judged."""
