@@ -16,7 +16,9 @@ import torch
 from .directions import DirectionSet
 from .errors import BundleError, SteeringError
 from .formats.bundle import Bundle
+from .formats.categories import require_category_name
 from .formats.directions import Direction, DirectionSite, Encoder
+from .formats.fields import Field
 from .formats.foreign.control_vector import ControlVector, read_control_vector, write_control_vector
 from .formats.foreign.direction_vectors import read_direction_vectors, write_direction_vectors
 from .formats.header import Base, BundleHeader, Made
@@ -95,8 +97,9 @@ def import_direction(
         fingerprint: of that encoder.
 
     Raises:
-        SteeringError: the file is no such thing, or has no such layer.
+        SteeringError: the file is no such thing, or has no such layer; or a name that no bundle could hold.
     """
+    require_category_name(category, Field("category", "", category, SteeringError, "Choose another name."))
     vector = _read(path)
     if layer is None and len(vector.layers) == 1:
         layer = next(iter(vector.layers))
@@ -107,8 +110,9 @@ def import_direction(
             found="none" if layer is None else f"{layer}",
             remedy="Choose a layer that the file holds.",
         )
+    of = encoder or vector.model or "not said"
     states = Encoder(
-        encoder or vector.model or "not said",
+        Field("encoder", "", of, SteeringError, "Say whose it is in a few words.").text(longest=200),
         fingerprint,
         hidden_state if hidden_state is not None else layer or None,
     )

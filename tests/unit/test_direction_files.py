@@ -184,3 +184,14 @@ def test_directions_of_a_hidden_layer_do_not_become_a_bundle_for_text(tmp_path: 
         save_directions(tmp_path / "d.safetensors", {TEXT: small_directions(about=AT_SOURCE)}, **SAVED)
     block = {Site.parse("double.3.text"): small_directions(about=AT_SOURCE)}
     save_directions(tmp_path / "d.safetensors", block, **SAVED)
+
+
+@pytest.mark.parametrize("name", ["", " ", "all", "a, b", "-x", "a\nb", "c" * 101])
+def test_what_no_bundle_could_hold_is_refused_when_it_is_imported(name: str, tmp_path: Path) -> None:
+    directions = small_directions()
+    export_direction(tmp_path / "v.gguf", directions, "weapons", layer=3)
+    with pytest.raises(SteeringError, match="Choose another name"):
+        import_direction(tmp_path / "v.gguf", category=name)
+    if len(name) > 1:
+        with pytest.raises(SteeringError, match=r"encoder: .*Say whose it is"):
+            import_direction(tmp_path / "v.gguf", category="x", encoder=f" {name}" * 3)

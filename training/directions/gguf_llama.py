@@ -69,7 +69,11 @@ class GgufLlama:
         try:
             self.first = int(_field(path, reader, "tokenizer.ggml.bos_token_id", 0))
             last = len(_field(path, reader, "tokenizer.ggml.tokens")) - 1
-            self.forward(torch.tensor([[self.first, last]]), [self.shape.blocks])  # shows whether all sizes fit
+            self.forward(
+                torch.tensor([[self.first, last]]), [self.shape.blocks]
+            )  # shows whether all sizes fit
+        except SteeringError:
+            raise
         except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as reason:
             raise _damaged(str(path), reason) from reason
 

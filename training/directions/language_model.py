@@ -143,7 +143,10 @@ class LanguageModel:
 
 
 def _require_weights(path: Path, model: Any, missing: Iterable[str]) -> None:
-    """Refuses a model with weights that no file has: `transformers` draws these at random. The last layer is not used."""
+    """Refuses a model with weights that no file has: `transformers` draws these at random.
+
+    What turns the last states into words is not used.
+    """
     last = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
     lost = sorted(name for name in missing if name.rpartition(".")[0] not in last)
     if lost:

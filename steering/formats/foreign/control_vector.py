@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BundleError
+from ..fields import shown
 from ..rows import require_finite
 
 _DIRECTION = re.compile(r"direction\.(\d{1,6})")
@@ -47,7 +48,7 @@ def read_control_vector(path: Path) -> ControlVector:
         BundleError: the package `gguf` is missing, or the file is no sound control vector.
     """
     reader = _open(path)
-    architecture = _text(reader, "general.architecture")
+    architecture = _text(path, reader, "general.architecture")
     if architecture != ARCHITECTURE:
         _refuse(
             path,
@@ -64,14 +65,16 @@ def read_control_vector(path: Path) -> ControlVector:
             kind = f"{stored.tensor_type.name} of shape {[int(size) for size in stored.shape]}"
             _refuse(f"{path}: {stored.name}", "a vector in F32", kind, DAMAGED)
         values = torch.from_numpy(stored.data.copy())  # pyright: ignore[reportUnknownMemberType]
+        if int(named[1]) in layers:
+            _refuse(path, "each layer once", f"layer {int(named[1])} again", DAMAGED)
         layers[int(named[1])] = require_finite(f"{path}: {stored.name}", values)
     widths = {vector.numel() for vector in layers.values()}
     if len(widths) != 1 or 0 in widths:
         _refuse(path, "directions of one width", f"widths {sorted(widths)}", DAMAGED)
-    count = reader.get_field(f"{ARCHITECTURE}.layer_count")
-    if count is not None and int(count.contents()) != len(layers):
-        _refuse(path, f"{int(count.contents())} directions, as its header says", f"{len(layers)}", DAMAGED)
-    return ControlVector(_text(reader, f"{ARCHITECTURE}.model_hint"), dict(sorted(layers.items())))
+    count = _value(path, reader, f"{ARCHITECTURE}.layer_count")
+    if count is not None and count != len(layers):
+        _refuse(path, f"{shown(count)} directions, as its header says", f"{len(layers)}", DAMAGED)
+    return ControlVector(_text(path, reader, f"{ARCHITECTURE}.model_hint"), dict(sorted(layers.items())))
 
 
 def write_control_vector(path: Path, vector: ControlVector) -> None:
@@ -143,9 +146,21 @@ def _package(path: Path) -> Any:
         ) from reason
 
 
-def _text(reader: Any, key: str) -> str:
+def _value(path: Path, reader: Any, key: str) -> object:
     field = reader.get_field(key)
-    value = None if field is None else field.contents()
+    try:
+        return None if field is None else field.contents()
+    except Exception as reason:  # such as text that is not UTF-8
+        raise BundleError(
+            f"{path}: {key}",
+            expected="a value that can be read",
+            found=f"{type(reason).__name__}: {str(reason)[:200]}",
+            remedy=DAMAGED,
+        ) from reason
+
+
+def _text(path: Path, reader: Any, key: str) -> str:
+    value = _value(path, reader, key)
     return value if isinstance(value, str) else ""
 
 
