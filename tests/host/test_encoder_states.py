@@ -9,7 +9,7 @@ import torch
 
 from steerdit.benchmarks.emoji_scenes import in_host
 from steerdit.benchmarks.emoji_scenes.text import TextEncoder
-from steerdit.host.conditioning import text_states
+from steerdit.host.conditioning import SLOTS, text_states
 from steerdit.host.encoder_states import HiddenLayers, OwnTokens, TextSlot
 from steerdit.steering.errors import SteeringError
 from steerdit.training.directions.sources import HiddenStates, token_means
@@ -19,7 +19,8 @@ from .encoders import KINDS, tiny_clip
 PROMPT = "a bloody cat on a blue background"
 PARTS = {
     "flux": ("l", "t5xxl"), "sd3": ("l", "g", "t5xxl"), "z_image": ("qwen3_4b",), "qwen_image": ("qwen25_7b",),
-    "hunyuan_video": ("l", "llama"), "ltx": ("t5xxl",),
+    "hunyuan_video": ("l", "llama"), "ltx": ("t5xxl",), "wan": ("umt5xxl",), "lumina2": ("gemma2_2b",),
+    "flux2": ("qwen3_4b",),
 }  # fmt: skip
 
 
@@ -29,23 +30,32 @@ def clips() -> dict[str, Any]:
         return {family: tiny_clip(family) for family in KINDS}
 
 
-def raw_tokenizer(clip: Any, part: str) -> Any:
+def words(clip: Any, part: str, text: str) -> list[int]:
+    """The tokens of a text alone, by the tokenizer that the host wraps."""
     tokenizer = getattr(clip.tokenizer, part, None) or getattr(clip.tokenizer, f"clip_{part}")
-    return tokenizer.tokenizer
+    pieces = getattr(tokenizer.tokenizer, "tokenizer", None)  # SentencePiece's own has no such option
+    if pieces is not None:
+        return pieces.encode(text, add_bos=False, add_eos=False)
+    return tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize(
-    ("family", "part"), [(family, part) for family, parts in PARTS.items() for part in parts]
-)
+def test_every_family_with_a_slot_is_tried() -> None:
+    assert set(KINDS) | {"flux2"} == set(PARTS) == set(SLOTS)
+
+
+@pytest.mark.parametrize(("family", "part"), [(family, part) for family in KINDS for part in PARTS[family]])
 @pytest.mark.parametrize("prompt", [PROMPT, "cat", "", "a cat asleep, " * 40])
 def test_the_prompts_own_tokens_are_found(clips: dict[str, Any], family: str, part: str, prompt: str) -> None:
     clip = clips[family]
     tokens = clip.tokenize(prompt)
     found = [tokens[part][place.chunk][place.at][0] for place in OwnTokens(clip, part).places(tokens)]
-    assert found == raw_tokenizer(clip, part)(prompt, add_special_tokens=False)["input_ids"]
+    assert found == words(clip, part, prompt)
 
 
-@pytest.mark.parametrize(("family", "part"), [("flux", "t5xxl"), ("sd3", "g"), ("z_image", "qwen3_4b")])
+@pytest.mark.parametrize(
+    ("family", "part"),
+    [("flux", "t5xxl"), ("sd3", "g"), ("z_image", "qwen3_4b"), ("wan", "umt5xxl"), ("lumina2", "gemma2_2b")],
+)
 def test_hidden_layers_are_the_hosts_own(clips: dict[str, Any], family: str, part: str) -> None:
     clip = clips[family]
     source = HiddenLayers(clip, part)
@@ -86,7 +96,7 @@ def test_the_text_slot_holds_the_prompts_own_tokens_of_the_conditioning(
     (own,), (steered,) = slot.states([PROMPT], (None,)), whole.states([PROMPT], (None,))
     assert own.shape == (
         1,
-        len(raw_tokenizer(clip, slot.name)(PROMPT, add_special_tokens=False)["input_ids"]),
+        len(words(clip, slot.name, PROMPT)),
         slot.width,
     )
     (expected,) = text_states(clip, family, [PROMPT])
