@@ -38,6 +38,14 @@ def test_files_say_the_same(suffix: str, text: str, mark: str, tmp_path: Path) -
     assert read_prompts(file) == ROWS
 
 
+def test_names_of_fields_are_known_in_any_spelling_and_empty_rows_are_passed_over() -> None:
+    said = "Prompt , LABEL,\n\na cat,benign,\n,,\n"
+    assert parse_prompts(said, ".csv", "list") == (PromptRow("a cat", "benign"),)
+    assert parse_prompts('{"Prompt": "a cat", "label": "benign"}', ".jsonl", "list")[0].text == "a cat"
+    with pytest.raises(SteeringError, match="line 1: expected each field once"):
+        parse_prompts('{"label": "unsafe", "Label": "benign", "prompt": "a"}', ".jsonl", "list")
+
+
 def test_a_plain_list_has_one_label(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_bytes(b"a cat\r\n\r\n a dog \r\n")
@@ -53,8 +61,12 @@ def test_a_plain_list_has_one_label(tmp_path: Path) -> None:
         (".txt", "\n\n", "list: expected at least one prompt"),
         (".jsonl", '{"prompt": "a", "label": "benign"}\n{"prompt"', "line 2: expected one JSON object"),
         (".jsonl", "[1]", "line 1: expected one JSON object"),
-        (".jsonl", '{"prompt": "a", "label": "unsafe", "label": "benign"}', "the same field more than once"),
-        (".csv", "prompt,label, label\na,unsafe,benign\n", "line 1: expected each field once"),
+        (
+            ".jsonl",
+            '{"prompt": "a", "label": "unsafe", "label": "benign"}',
+            "line 1: expected each field once",
+        ),
+        (".csv", "prompt,label, label\na,unsafe,benign\n", "line 2: expected each field once"),
         (
             ".jsonl",
             '{"prompt": "a", "label": "harmless"}',

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...steering.errors import SteeringError
 from ...steering.formats.fields import shown
+from ..records import named, read_text, records, unreadable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
@@ -32,28 +29,19 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         SteeringError: the file cannot be read or has another format, a line of it is damaged, or there is no row.
     """
-    read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
-    if read is None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise SteeringError(
             str(path),
             expected=f"a file ending in {', '.join(SUFFIXES)}",
             found=path.suffix or "no ending",
             remedy="Save it in one of these formats.",
         )
-    try:
-        rows = [Row(where, _named(where, fields)) for where, fields in read(path)]
-    except OSError as reason:
-        raise SteeringError(
-            str(path),
-            expected="a readable file",
-            found=reason.strerror or str(reason),
-            remedy="Check the path and its permissions.",
-        ) from reason
-    except UnicodeDecodeError as reason:
-        raise SteeringError(
-            str(path), expected="text in UTF-8", found=str(reason), remedy="Save the file as UTF-8."
-        ) from reason
-    rows = [row for row in rows if row.fields]
+    if suffix == ".parquet":
+        rows = [row for row in _parquet(path) if row.fields]
+    else:
+        listed = records(read_text(path), suffix, str(path))
+        rows = [Row(f"{path}: line {number}", fields) for number, fields in listed]
     if not rows:
         raise SteeringError(
             str(path), expected="at least one row", found="none", remedy="The file is empty: choose another."
@@ -110,68 +98,7 @@ def label_of(row: Row, key: str) -> str | None:
     return label
 
 
-Fields = Iterable[tuple[str, Any]]
-"""Names and values of a record, as they stand in the file."""
-
-
-def _named(where: str, fields: Fields) -> dict[str, Any]:
-    """By plain names; a second label in other spelling must not hide the first."""
-    listed = [(key.strip().lower(), None if value == "" else value) for key, value in fields]
-    listed = [(key, value) for key, value in listed if key or value is not None]  # spreadsheets end rows so
-    twice = [key for key, count in Counter(key for key, _ in listed).items() if count > 1]
-    if twice:
-        raise SteeringError(
-            where,
-            expected="each field once",
-            found=f"{shown(twice[0])} more than once",
-            remedy="Take the others out, or give them names of their own.",
-        )
-    return {key: value for key, value in listed if value is not None}
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Fields]]:
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line, object_pairs_hook=_Object)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, _Object):
-            raise SteeringError(
-                f"{path}: line {number}",
-                expected="one JSON object",
-                found=shown(line.strip()),
-                remedy="Write one object a line, with double quotes around names and texts.",
-            )
-        yield f"{path}: line {number}", value
-
-
-class _Object(list[tuple[str, Any]]):
-    """A JSON object's names and values, each as often as it is said."""
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Fields]]:
-    reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-    try:
-        names = next((row for row in reader if row), [])
-        for values in reader:
-            where = f"{path}: line {reader.line_num}"
-            if len(values) > len(names):
-                raise SteeringError(
-                    where,
-                    expected=f"{len(names)} fields",
-                    found="more",
-                    remedy="Put texts that have commas into double quotes.",
-                )
-            yield where, [*zip(names, values), *((name, None) for name in names[len(values) :])]
-    except csv.Error as reason:
-        raise SteeringError(
-            f"{path}: line {reader.line_num}", expected="CSV", found=str(reason), remedy="Close every quote."
-        ) from reason
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Fields]]:
+def _parquet(path: Path) -> Iterator[Row]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError as reason:
@@ -183,8 +110,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Fields]]:
         ) from reason
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except OSError:
-        raise
+    except OSError as reason:
+        raise unreadable(path, reason) from reason
     except Exception as reason:  # a damaged file makes the reader fail in many ways
         raise SteeringError(
             str(path),
@@ -193,4 +120,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, Fields]]:
             remedy="Download it again.",
         ) from reason
     for number, fields in enumerate(rows, 1):
-        yield f"{path}: row {number}", fields.items()
+        where = f"{path}: row {number}"
+        yield Row(where, named(where, fields.items()))

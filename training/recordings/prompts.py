@@ -7,17 +7,16 @@ pair id, which no other prompts have.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ...steering.errors import SteeringError
 from ...steering.formats.fields import shown
+from ..records import read_text, records
 from .manifest import LABELS, LONGEST_TEXT, Sample
 
 FIELDS = ("prompt", "label", "category", "pair")
@@ -49,28 +48,12 @@ def read_prompts(path: str | os.PathLike[str], *, label: str = "benign") -> tupl
             found=file.suffix or "no ending",
             remedy="Save the list of prompts in one of these formats.",
         )
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as reason:
-        raise SteeringError(
-            str(file),
-            expected="a readable file",
-            found=reason.strerror or str(reason),
-            remedy="Check the path and its permissions.",
-        ) from reason
-    except UnicodeDecodeError as reason:
-        raise SteeringError(
-            str(file), expected="text in UTF-8", found=str(reason), remedy="Save the file as UTF-8."
-        ) from reason
-    return parse_prompts(text, file.suffix.lower(), str(file), label=label)
+    return parse_prompts(read_text(file), file.suffix.lower(), str(file), label=label)
 
 
 def parse_prompts(text: str, suffix: str, name: str, *, label: str = "benign") -> tuple[PromptRow, ...]:
     """As `read_prompts`, of a text in the format of files with that suffix; ``name`` is how messages call it."""
-    if suffix == ".txt":
-        numbered = _plain_lines(text, label)
-    else:
-        numbered = (_json_lines if suffix == ".jsonl" else _csv_lines)(text, name)
+    numbered = _plain_lines(text, label) if suffix == ".txt" else records(text, suffix, name)
     rows = [(number, _row(f"{name}: line {number}", fields)) for number, fields in numbered]
     if not rows:
         raise SteeringError(
@@ -117,54 +100,13 @@ def partners(samples: Sequence[Sample]) -> list[int | None]:
     ]
 
 
-def _plain_lines(text: str, label: str) -> Iterator[tuple[int, dict[str, object]]]:
+def _plain_lines(text: str, label: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield number, {"prompt": line, "label": label}
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object each of whose names is said once: a second label must not hide the first."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("the same field more than once")
-    return found
-
-
-def _json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as reason:
-            raise _refused(
-                f"{name}: line {number}", "one JSON object", f"{shown(line.strip())} ({reason})"
-            ) from None
-        if not isinstance(value, dict):
-            raise _refused(f"{name}: line {number}", "one JSON object", shown(value))
-        yield number, value
-
-
-def _csv_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = [field.strip() for field in reader.fieldnames or ()]
-        for fields in reader:
-            if len(set(names)) < len(names):
-                raise _refused(f"{name}: line 1", "each field once", ", ".join(names))
-            if None in fields:
-                raise _refused(
-                    f"{name}: line {reader.line_num}",
-                    f"{len(reader.fieldnames or ())} fields",
-                    "more: put a prompt that has commas into double quotes",
-                )
-            yield reader.line_num, {key.strip(): value for key, value in fields.items() if value}
-    except csv.Error as reason:
-        raise _refused(f"{name}: line {reader.line_num}", "CSV", str(reason)) from reason
-
-
-def _row(where: str, fields: dict[str, object]) -> PromptRow:
+def _row(where: str, fields: dict[str, Any]) -> PromptRow:
     unknown = [key for key in fields if key not in FIELDS]
     if unknown:
         raise _refused(where, f"the fields {', '.join(FIELDS)}", f"the field {shown(unknown[0])}")
