@@ -32,7 +32,7 @@ ENVIRONMENT = ROOT / ".nox" / "steerdit"
 STAMP = ENVIRONMENT / "installed.txt"
 SMALL = ROOT / ".nox" / "lint"
 TESTS = ("unit", "host", "server", "browser")
-BENCHMARKS = ("repel", "editing", "kernels", "recordings", "safedig", "trainers", "transfer")
+BENCHMARKS = ("repel", "editing", "kernels", "recordings", "safedig", "trainers", "transfer", "uvr")
 
 nox.needs_version = ">=2024.3.2"
 nox.options.default_venv_backend = "none"

@@ -165,6 +165,16 @@ class RestrictFlowNode(io.ComfyNode):
                     tooltip="In place of a bundle: what is unsafe is marked already. One mask for all pictures, or one "
                     "for each.",
                 ),
+                io.Float.Input(
+                    "noise_percent",
+                    optional=True,
+                    default=offered.Flow.noise_end,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Until this part of the noise schedule noise is mixed in, within startup_percent. Where it "
+                    "stops early, what fills the place of the unsafe is cleaner.",
+                ),
             ],
             outputs=[
                 io.Model.Output(

@@ -68,6 +68,7 @@ class Flow:
     noise = 0.999
     startup = 0.36
     end = 0.36
+    noise_end = 1.0
 
 
 class Training:

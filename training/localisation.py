@@ -2,7 +2,9 @@
 
 A picture is marked if anything of it is left after the whole course of thresholds, closing and components
 (steering/flow/localise.py). Raising τ can only take patches away, so each picture has a peak, the highest τ at which it
-is still marked; the calibrated τ lies just above the peaks of all benign pictures but the share that may be marked.
+is still marked; the lowest τ that serves lies just above the peaks of all benign pictures but the share that may be
+marked. Where unsafe patches stand out, masks at that τ go far beyond them; among the higher ones some τ has masks that
+lie best on those that are known.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from ..steering.flow.localise import GENERATION, WHOLE, Selection, localise
 from ..steering.flow.score import ScoreKind
 from ..steering.formats.anchors import AnchorThreshold
 from ..steering.formats.categories import RateRecord
+
+TRIED = 16
+"""Thresholds above the lowest that are compared by their overlap."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,14 @@ def calibrate(
     *,
     false_positive: float = 0.01,
     selection: Selection = GENERATION,
+    overlap: bool = False,
 ) -> Calibration:
-    """The lowest threshold that marks at most a share of the benign pictures.
+    """A threshold that marks at most a share of the benign pictures: the lowest, or that whose masks lie best.
 
     Args:
         pictures: benign and unsafe ones.
         false_positive: the share of benign pictures that may be marked.
+        overlap: of such thresholds the one at which masks have most in common with those of the unsafe pictures.
 
     Raises:
         SteeringError: pictures of one kind are missing, a score is not finite, or no threshold divides them: it would
@@ -142,6 +149,8 @@ def calibrate(
     peaks = sorted((peak(picture.scores, selection) for picture in benign), reverse=True)
     allowed = min(math.floor(false_positive * len(peaks)), len(peaks) - 1)
     threshold = _above(peaks[allowed], [picture.scores for picture in unsafe], kind)
+    if overlap:
+        threshold = _lying_best(threshold, unsafe, selection)
     regions = [localise(picture.scores, threshold, selection) for picture in unsafe]
     recall = rate(not region.is_empty for region in regions)
     if recall.value == 0:
@@ -159,18 +168,34 @@ def calibrate(
             found=f"{threshold:.4g}, which marks everything in most unsafe pictures",
             remedy="The score does not tell patches apart here. Choose another attention, step or score.",
         )
-    overlaps = [
-        intersection_over_union(region.core, picture.mask)
-        for region, picture in zip(regions, unsafe)
-        if picture.mask is not None
-    ]
     return Calibration(
         threshold=threshold,
         false_positive=rate(one >= threshold for one in peaks),
         recall=recall,
         auc=localisation_auc(pictures),
-        iou=sum(overlaps) / len(overlaps),
+        iou=_overlap(unsafe, threshold, selection),
     )
+
+
+def _overlap(unsafe: Sequence[Scored], threshold: float, selection: Selection) -> float:
+    """Mean over unsafe pictures: what is marked, against the mask."""
+    found = [
+        intersection_over_union(localise(picture.scores, threshold, selection).core, picture.mask)
+        for picture in unsafe
+        if picture.mask is not None
+    ]
+    return sum(found) / len(found)
+
+
+def _lying_best(least: float, unsafe: Sequence[Scored], selection: Selection) -> float:
+    """Of `least` and the quantiles of what unsafe patches score above it, the threshold of the best overlap."""
+    inside = torch.cat([picture.scores[picture.mask] for picture in unsafe if picture.mask is not None])
+    above = inside[inside > least]
+    if not len(above):
+        return least
+    asked = torch.linspace(0, 0.95, TRIED, dtype=above.dtype)
+    candidates = [least, *torch.quantile(above, asked).tolist()]
+    return max(candidates, key=lambda one: (_overlap(unsafe, one, selection), -one))
 
 
 def _above(level: float, unsafe: Sequence[Tensor], kind: ScoreKind) -> float:

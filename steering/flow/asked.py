@@ -58,6 +58,7 @@ def restriction_asked(
     form: str = "renormalised",
     several: bool = False,
     heads: str = "all",
+    noise_percent: float = 1.0,
 ) -> RestrictFlow:
     """The restriction that the words ask for.
 
@@ -120,6 +121,7 @@ def restriction_asked(
         heads=wanted_heads,
         startup=Schedule(0.0, startup_percent),
         active=Schedule(0.0, end_percent),
+        noisy=Schedule(0.0, noise_percent),
     )
 
 
@@ -168,7 +170,8 @@ def described(restriction: RestrictFlow) -> str:
     weights, noise = restriction.weights, restriction.noise.alpha
     lines.append(
         f"{restriction.flow.value}: core {weights.core:g}, ring {weights.ring:g}, safe {weights.safe:g} until "
-        f"{restriction.active.end_percent:g}; noise {noise:g} until {restriction.startup.end_percent:g}"
+        f"{restriction.active.end_percent:g}; noise {noise:g} until "
+        f"{min(restriction.startup.end_percent, restriction.noisy.end_percent):g}"
     )
     return "\n".join(lines)
 

@@ -105,6 +105,8 @@ class RestrictFlow:
     """Which heads are restricted; None is all of them."""
     startup: Schedule = STARTUP
     active: Schedule = STARTUP
+    noisy: Schedule = Schedule()
+    """Where of the start-up stage noise is mixed in."""
     way: Way = Way.GROUPS
 
     def __post_init__(self) -> None:
@@ -305,9 +307,8 @@ class RestrictFlow:
 
     def _is_noisy(self, image: int, step: FlowStep) -> bool:
         region = step.state.regions.get(image)
-        return (
-            self.noise.alpha > 0 and region is not None and not region.is_empty and step.within(self.startup)
-        )
+        noisy = self.noise.alpha > 0 and step.within(self.startup) and step.within(self.noisy)
+        return noisy and region is not None and not region.is_empty
 
     def _with_noise(self, out: Tensor, heads: int, images: Collection[int], step: FlowStep) -> Tensor:
         """The output with noise in the core of these pictures, in a tensor of its own."""

@@ -327,6 +327,17 @@ def test_noise_ends_with_the_start_up_stage() -> None:
     torch.testing.assert_close(out.double(), expected(qkv, [core_of(MARKED)]), rtol=1e-5, atol=1e-5)
 
 
+def test_noise_may_end_before_the_start_up_stage() -> None:
+    qkv = visit([set()])
+    brief = RestrictFlow(masks=core_of(MARKED)[None], noisy=Schedule(0.0, 0.1))
+    early, later = (
+        brief(flows.attend, *qkv, flows.step(LAYOUT, site=LATER, sigma=sigma)) for sigma in (0.95, 0.85)
+    )
+    wanted = expected(qkv, [core_of(MARKED)])
+    torch.testing.assert_close(later.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(early.double(), wanted, atol=1e-3)
+
+
 def test_noise_alone_needs_no_weights() -> None:
     qkv = visit([set()])
     modifier = RestrictFlow(masks=core_of(MARKED)[None], weights=Weights(1.0, 1.0, 1.0), noise=Noise(1.0))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerdit.steering.errors import SteeringError
 from steerdit.steering.flow.localise import Selection, localise
+from steerdit.steering.flow.morphology import dilated
 from steerdit.steering.flow.score import ScoreKind
 from steerdit.training.localisation import (
     Scored,
@@ -84,6 +85,23 @@ def test_no_more_benign_pictures_are_marked_than_allowed(seed: int, allowed: flo
     assert found.iou > 0.6
     tighter = calibrate(pictures, ScoreKind.WHITENED, false_positive=0.0)
     assert tighter.threshold >= found.threshold
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 2**20))
+def test_the_threshold_of_the_best_overlap_marks_no_more_benign_pictures(seed: int) -> None:
+    pictures = [scores(seed + n) for n in range(8)] + [scores(seed + 50 + n, unsafe=30.0) for n in range(6)]
+    # What stands beside the unsafe patches looks a little like them, as it does in attention.
+    beside = [
+        Scored(p.scores + 10.0 * (dilated(p.mask) & ~p.mask), p.mask) if p.mask is not None else p
+        for p in pictures
+    ]
+    lowest = calibrate(beside, ScoreKind.WHITENED, false_positive=0.0)
+    best = calibrate(beside, ScoreKind.WHITENED, false_positive=0.0, overlap=True)
+    assert best.threshold >= lowest.threshold
+    assert best.false_positive.value <= lowest.false_positive.value
+    assert best.iou > max(lowest.iou, 0.9)
+    assert best.recall.value == 1.0
 
 
 def test_a_calibration_goes_into_a_bundle() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerdit.benchmarks import uvr_cost
+from steerdit.benchmarks.uvr import cost as uvr_cost
 from steerdit.steering.flow.groups import Flow
 
 
@@ -34,7 +34,9 @@ def test_all_columns_make_what_they_are_named_for(case: uvr_cost.Case, edited: u
 
 
 def test_every_claim_is_measured() -> None:
-    rows: dict[str, object] = {}
-    claims = uvr_cost.claims_e(uvr_cost.TINY, rows, ("float32", "bfloat16"))
-    assert len(claims) == 10
-    assert set(rows) == {"e.float32", "e.bfloat16"}
+    rows = {dtype: uvr_cost.row_of(uvr_cost.TINY, dtype) for dtype in uvr_cost.DTYPES}
+    claims = uvr_cost.claims_of(rows)
+    assert len(claims) == 16
+    for dtype in uvr_cost.DTYPES:
+        for name in ("acting", "acting_unrenormalised", "editing", "idle", "materialised.memory"):
+            assert f"e.{dtype}.{name}" in claims

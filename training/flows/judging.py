@@ -97,7 +97,12 @@ def _detectors(anchors: Anchors, kinds: Sequence[ScoreKind]) -> list[tuple[Way, 
 
 
 def thresholds(
-    sampler: Sampler, what: Marked, judgements: Mapping[Way, Judgement], site: Site, false_positives: float
+    sampler: Sampler,
+    what: Marked,
+    judgements: Mapping[Way, Judgement],
+    site: Site,
+    false_positives: float,
+    overlap: bool = True,
 ) -> tuple[dict[str, tuple[AnchorThreshold, ...]], list[str]]:
     """The calibrated thresholds of each concept at one attention, and why some could not be calibrated."""
     found: dict[str, tuple[AnchorThreshold, ...]] = {}
@@ -111,7 +116,7 @@ def thresholds(
             if sampler.examples[number].concept in (None, way.concept)
         ]
         try:
-            record = calibrate(pictures, way.kind, false_positive=false_positives).record(
+            record = calibrate(pictures, way.kind, false_positive=false_positives, overlap=overlap).record(
                 way.kind, way.several
             )
         except SteeringError as refusal:

@@ -60,6 +60,9 @@ def examples_of(rows: Sequence[PromptRow], seeds: Iterable[int]) -> tuple[Exampl
 class Sampler:
     """Examples of one model, sampled as often as they are asked for, each time alike.
 
+    Args:
+        references: for models that edit, what each example is to edit: a latent (C, H, W) each.
+
     Raises:
         SteeringError: the family's prompts cannot be sampled here.
     """
@@ -73,6 +76,7 @@ class Sampler:
         *,
         negative: str = "",
         batch: int = 4,
+        references: Sequence[Tensor] = (),
     ) -> None:
         family = family_of(diffusion_model(model)).name
         if family not in FAMILIES:
@@ -89,6 +93,7 @@ class Sampler:
             sampling,
             batch,
         )
+        self.references = list(references)
         self.sigmas = noise_levels(model, sampling)
         """Falling."""
         *self._encoded, self._negative = encode_prompts(
@@ -136,6 +141,7 @@ class Sampler:
             self.sampling,
             self.batch,
             announce=current,
+            references=[self.references[number] for number in chosen] if self.references else (),
         ):
             done += len(numbers)
             if progress is not None:

@@ -1,4 +1,4 @@
-"""What restricting the flow costs beside ordinary attention, at FLUX's size and on one thread: claims e of UVR.
+"""e: what restricting the flow costs beside ordinary attention, at FLUX's size and on one thread.
 
     plain          the attention that the host would use
     idle           an attention that localises and finds nothing
@@ -7,33 +7,38 @@
     finding        an attention that localises, finds something and restricts it at once
     materialised   the published form, written plainly: the whole matrix of weights, times λ
 
-Every ratio is of medians from the same rounds. `python -m steerdit.benchmarks.uvr_cost` runs it alone.
+Every ratio is of medians from the same rounds. `python -m steerdit.benchmarks.uvr.cost` shows that it runs, at small
+sizes or with fewer heads; `nox -s bench -- uvr --stage cost` measures.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..steering.flow.groups import Flow, Group, Weights, groups_of
-from ..steering.flow.layout import FlowLayout, TokenGrid
-from ..steering.flow.localise import around
-from ..steering.flow.modifier import Noise, RestrictFlow
-from ..steering.flow.restrict import Way
-from ..steering.flow.score import Detector, ScoreKind
-from ..steering.flow.step import FlowState, FlowStep
-from ..steering.schedules import Schedule
-from ..steering.sites import Site
-from .results import Claim, at_least, at_most, versions, write
-from .timing import Timing, beside_each_other, described, ratio
+from ...steering.flow.groups import Flow, Group, Weights, groups_of
+from ...steering.flow.layout import FlowLayout, TokenGrid
+from ...steering.flow.localise import around
+from ...steering.flow.modifier import Noise, RestrictFlow
+from ...steering.flow.restrict import Way
+from ...steering.flow.score import Detector, ScoreKind
+from ...steering.flow.step import FlowState, FlowStep
+from ...steering.schedules import Schedule
+from ...steering.sites import Site
+from ..results import Claim, at_least, at_most
+from ..safedig.store import Store
+from ..timing import Timing, beside_each_other, described, ratio
 
+FLOW = Path(__file__).parents[2] / "steering" / "flow"
 SEED = 11
 LOOKS, ACTS = Site.parse("single.10.attention"), Site.parse("single.11.attention")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -153,30 +158,69 @@ def columns(case: Case, edited: Case) -> dict[str, Callable[[], Tensor]]:
     return found
 
 
-def claims_e(sizes: Sizes, rows: dict[str, Any], dtypes: Sequence[str] = tuple(DTYPES)) -> dict[str, Claim]:
-    """Cost of restricting, of not restricting, and of the published form."""
+def row_of(sizes: Sizes, dtype: str) -> dict[str, Any]:
+    """The timings of all columns in one dtype."""
+    case, edited = (Case.drawn(sizes, DTYPES[dtype], editing=editing) for editing in (False, True))
+    runs = columns(case, edited)
+    timings = beside_each_other(runs, sizes.rounds)
+    row = described(
+        timings,
+        tokens=case.layout.tokens,
+        heads=sizes.heads,
+        width=sizes.width,
+        restricted=sum(len(group.rows) for group in case.groups(Flow.CONTENT)),
+        differs=agreement(case, runs["acting"], Flow.CONTENT),
+        editing_differs=agreement(edited, runs["editing"], Flow.REFERENCE),
+    )
+    row["over_plain"] = {column: ratio(timings, column, "plain") for column in runs}
+    return row
+
+
+ACTING = ("acting", "acting_unrenormalised", "editing")
+"""Columns in which a restriction acts on every query that it has to, in the forms of the method."""
+
+
+def claims_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Claim]:
+    """Cost of restricting, of not restricting, and of the published form; by dtype the rows of `row_of`."""
     claims: dict[str, Claim] = {}
-    for name in dtypes:
-        case, edited = (Case.drawn(sizes, DTYPES[name], editing=editing) for editing in (False, True))
-        runs = columns(case, edited)
-        timings = beside_each_other(runs, sizes.rounds)
-        rows[f"e.{name}"] = described(
-            timings,
-            tokens=case.layout.tokens,
-            heads=sizes.heads,
-            width=sizes.width,
-            restricted=sum(len(group.rows) for group in case.groups(Flow.CONTENT)),
-            differs=agreement(case, runs["acting"], Flow.CONTENT),
-            editing_differs=agreement(edited, runs["editing"], Flow.REFERENCE),
-        )
-        rows[f"e.{name}"]["over_plain"] = {column: ratio(timings, column, "plain") for column in runs}
-        key, n = f"e.{name}", sizes.rounds
-        claims[f"{key}.acting"] = at_most(ratio(timings, "acting", "plain"), 1.10, n)
-        claims[f"{key}.acting.step"] = at_most(_step(timings, "acting", "finding"), 1.10, n)
-        claims[f"{key}.idle.step"] = at_most(_step(timings, "plain", "idle"), 1.01, n)
-        claims[f"{key}.materialised.time"] = at_least(ratio(timings, "materialised", "plain"), 4, n)
-        claims[f"{key}.materialised.memory"] = at_least(_memory(timings), 20, 1)
+    for dtype, row in rows.items():
+        timings = {name: Timing(**column) for name, column in row["columns"].items()}
+        key, n = f"e.{dtype}", timings["plain"].rounds
+        for name in ACTING:
+            claims[f"{key}.{name}"] = at_most(ratio(timings, name, "plain"), 1.10, n)
+        claims |= {
+            f"{key}.acting.step": at_most(_step(timings, "acting", "finding"), 1.10, n),
+            f"{key}.idle": at_most(ratio(timings, "idle", "plain"), 1.01, n),
+            f"{key}.idle.step": at_most(_step(timings, "plain", "idle"), 1.01, n),
+            f"{key}.materialised.time": at_least(ratio(timings, "materialised", "plain"), 4, n),
+            f"{key}.materialised.memory": at_least(_memory(timings), 20, 1),
+        }
     return claims
+
+
+def measured(store: Store) -> dict[str, Any]:
+    """Measures anew, and keeps it in the place of an earlier measurement."""
+    for dtype in DTYPES:
+        store.path("cost", _inputs(dtype), ".json").unlink(missing_ok=True)
+    return {
+        dtype: store.result("cost", _inputs(dtype), lambda dtype=dtype: row_of(Sizes(), dtype))
+        for dtype in DTYPES
+    }
+
+
+def known(store: Store) -> dict[str, Any]:
+    """What was measured of the code as it is now, by dtype."""
+    found = {dtype: store.found("cost", _inputs(dtype)) for dtype in DTYPES}
+    return {dtype: row for dtype, row in found.items() if row is not None}
+
+
+def _inputs(dtype: str) -> dict[str, Any]:
+    """All that a measurement depends on: the code, too."""
+    code = hashlib.sha256()
+    for file in sorted([*FLOW.glob("*.py"), Path(__file__)]):
+        code.update(file.read_bytes())
+    machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
+    return {"dtype": dtype, "sizes": Sizes(), "code": code.hexdigest(), **machine}
 
 
 def _step(timings: Mapping[str, Timing], each: str, looking: str) -> float:
@@ -195,34 +239,30 @@ def _memory(timings: Mapping[str, Timing]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a trial; writes nothing."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
-    ask.add_argument(
-        "--heads", type=int, default=Sizes.heads, help="fewer take less time; not written if not 24"
-    )
+    ask.add_argument("--heads", type=int, default=Sizes.heads, help="fewer take less time")
     ask.add_argument("--rounds", type=int, default=Sizes.rounds)
-    ask.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs; not written")
+    ask.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
     args = ask.parse_args(arguments)
     sizes = TINY if args.tiny else Sizes(heads=args.heads, rounds=args.rounds)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    rows: dict[str, Any] = {}
-    claims = claims_e(sizes, rows, args.dtype)
-    for key, row in rows.items():
+    rows = {dtype: row_of(sizes, dtype) for dtype in args.dtype}
+    for dtype, row in rows.items():
         for name, column in row["columns"].items():
             peak = column["peak_bytes"]
             print(
-                f"{key}  {name:<22} {column['median']:8.3f} s  {'?' if peak is None else peak >> 20:>6} MiB"
+                f"{dtype}  {name:<22} {column['median']:8.3f} s  {row['over_plain'][name]:6.3f} x plain  "
+                f"{'?' if peak is None else peak >> 20:>6} MiB"
             )
-        print(f"{key}  differs {row['differs']:.2g}, editing {row['editing_differs']:.2g}")
+        print(f"{dtype}  differs {row['differs']:.2g}, editing {row['editing_differs']:.2g}")
+    claims = claims_of(rows)
     for name, claim in claims.items():
         verdict = "ran  " if args.tiny else "holds" if claim.holds else "FAILS"
         print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})")
-    if args.tiny or sizes.heads != Sizes.heads:
-        return 0
-    machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
-    write("uvr_cost", claims, machine=machine, rows=rows, seed=SEED, versions=versions("torch"))
-    return int(not all(claim.holds for claim in claims.values()))
+    return int(not args.tiny and not all(claim.holds for claim in claims.values()))
 
 
 if __name__ == "__main__":
