@@ -114,7 +114,7 @@ def import_direction(
     states = Encoder(
         Field("encoder", "", of, SteeringError, "Say whose it is in a few words.").text(longest=200),
         fingerprint,
-        hidden_state if hidden_state is not None else layer or None,
+        layer if hidden_state is None and vector.numbered else hidden_state,
     )
     values = vector.layers[layer]
     about = DirectionSite(values.numel(), states, (Direction(category),))
@@ -144,7 +144,8 @@ def export_direction(
             found="none" if number is None else f"{number}",
             remedy="Say the layer, or write .safetensors.",
         )
-    vector = ControlVector(directions.about.encoder.name, {number or 0: directions.only((name,)).vectors[0]})
+    (values,) = directions.only((name,)).vectors
+    vector = ControlVector(directions.about.encoder.name, {number or 0: values}, number is not None)
     if not replace and path.exists() and not _holds(path, vector):
         raise BundleError(
             str(path),
@@ -161,9 +162,8 @@ def _holds(path: Path, vector: ControlVector) -> bool:
         found = _read(path)
     except SteeringError:
         return False
-    return found.layers.keys() == vector.layers.keys() and all(
-        torch.equal(found.layers[layer], values) for layer, values in vector.layers.items()
-    )
+    alike = (found.numbered, found.layers.keys()) == (vector.numbered, vector.layers.keys())
+    return alike and all(torch.equal(found.layers[layer], values) for layer, values in vector.layers.items())
 
 
 def _read(path: Path) -> ControlVector:

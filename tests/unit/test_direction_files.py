@@ -109,7 +109,22 @@ def test_plain_safetensors_of_others(tmp_path: Path) -> None:
     with pytest.raises(SteeringError, match="expected one of the layers 4, 7, found 5"):
         import_direction(path, category="a", layer=5)
     export_direction(path, small_directions(), "weapons", replace=True)
-    assert load_file(path).keys() == {"layers.0"}
+    assert load_file(path).keys() == {"direction"}
+
+
+@pytest.mark.parametrize("layer", [None, 0, 14])
+def test_the_output_and_the_embedding_are_told_apart(layer: int | None, tmp_path: Path) -> None:
+    def at(layer: int | None) -> DirectionSet:
+        about = dataclasses.replace(SITE, encoder=dataclasses.replace(SMOLLM, layer=layer))
+        return small_directions(about=about)
+
+    path = tmp_path / "v.safetensors"
+    export_direction(path, at(layer), "weapons")
+    assert import_direction(path, category="weapons").about.encoder.layer == layer
+    assert import_direction(path, category="weapons", hidden_state=3).about.encoder.layer == 3
+    export_direction(path, at(layer), "weapons")
+    with pytest.raises(BundleError, match="found a file of another content"):
+        export_direction(path, at(0 if layer is None else None), "weapons")
 
 
 def test_files_that_hold_something_else(tmp_path: Path) -> None:

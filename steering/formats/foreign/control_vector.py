@@ -34,7 +34,9 @@ class ControlVector:
     model: str
     """As the file hints; empty if it does not."""
     layers: Mapping[int, Tensor]
-    """By layer, as the file numbers them: (d) in float32. GGUF counts from 1; 0 is a direction of no said layer."""
+    """By layer, as the file numbers them: (d) in float32. GGUF counts from 1; 0 would be the embedding."""
+    numbered: bool = True
+    """Otherwise it is one direction of no said layer, under 0."""
 
     @property
     def width(self) -> int:

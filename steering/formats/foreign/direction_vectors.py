@@ -1,7 +1,7 @@
 """Directions in plain safetensors files, for which there is no standard.
 
 Read are the names that are about: `direction` (d), or (L, d) for layers 0 to L − 1; `layers.{n}` and `direction.{n}`,
-each (d). Written is `layers.{n}` with the metadata `model`.
+each (d). Written is `layers.{n}`, or `direction` where no layer is said, with the metadata `model`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ NUMBERED = re.compile(r"(?:layers|direction)\.(\d{1,6})")
 
 
 def read_direction_vectors(path: Path) -> ControlVector:
-    """Reads directions by layer; one that says none is layer 0.
+    """Reads directions by layer.
 
     Raises:
         BundleError: the file is damaged, or holds something else.
     """
     container = read_container(path)
     layers: dict[int, Tensor] = {}
+    says_layers = True
     with OpenContainer(container) as file:
         for name in container.tensors:
             values = file.whole(name)
@@ -41,7 +42,8 @@ def read_direction_vectors(path: Path) -> ControlVector:
             require_finite(f"{path}: {name}", values)
             numbered = NUMBERED.fullmatch(name)
             if name == ALONE and len(container.tensors) == 1 and values.ndim in (1, 2):
-                layers = dict(enumerate(values.float().unbind() if values.ndim == 2 else (values.float(),)))
+                says_layers = values.ndim == 2
+                layers = dict(enumerate(values.float().unbind() if says_layers else (values.float(),)))
             elif numbered is not None and values.ndim == 1:
                 if int(numbered[1]) in layers:
                     _refuse(f"{path}: {name}", "each layer once", f"layer {numbered[1]} again")
@@ -55,7 +57,7 @@ def read_direction_vectors(path: Path) -> ControlVector:
     widths = {vector.numel() for vector in layers.values()}
     if len(widths) != 1 or 0 in widths:
         _refuse(str(path), "directions of one width", f"widths {sorted(widths)}")
-    return ControlVector(container.metadata.get("model", ""), dict(sorted(layers.items())))
+    return ControlVector(container.metadata.get("model", ""), dict(sorted(layers.items())), says_layers)
 
 
 def write_direction_vectors(path: Path, vector: ControlVector) -> None:
@@ -65,7 +67,7 @@ def write_direction_vectors(path: Path, vector: ControlVector) -> None:
         BundleError: the file cannot be written.
     """
     tensors = {
-        f"layers.{layer}": ("F32", tuple(values.shape), _bytes(values))
+        f"layers.{layer}" if vector.numbered else ALONE: ("F32", tuple(values.shape), _bytes(values))
         for layer, values in vector.layers.items()
     }
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
