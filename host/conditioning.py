@@ -32,6 +32,8 @@ class Slot:
 
     encoder: str
     """For people."""
+    names: tuple[str, ...]
+    """What the host calls those that the family has been released with."""
     first: int = 0
     """Tokens before this one are another encoder's, unless `beyond` tells them."""
     beyond: int | None = None
@@ -48,17 +50,23 @@ RELEASED_WIDTH = 4096
 """T5-XXL's, which several families share, so that only what stands beside it tells them apart."""
 
 SLOTS: Mapping[str, Slot] = {
-    "flux": Slot("T5", pooled=True, part="t5xxl", pooled_width=768),
+    "flux": Slot("T5", ("t5xxl",), pooled=True, part="t5xxl", pooled_width=768),
     "sd3": Slot(
-        "T5, after 77 tokens of CLIP", CLIP_TOKENS, CLIP_WIDTH, pooled=True, part="t5xxl", pooled_width=2048
+        "T5, after 77 tokens of CLIP",
+        ("t5xxl",),
+        CLIP_TOKENS,
+        CLIP_WIDTH,
+        pooled=True,
+        part="t5xxl",
+        pooled_width=2048,
     ),
-    "flux2": Slot("Mistral or Qwen3", pooled=False),
-    "qwen_image": Slot("Qwen2.5-VL", pooled=False),
-    "z_image": Slot("Qwen3", pooled=False),
-    "lumina2": Slot("Gemma"),
-    "hunyuan_video": Slot("Llama or Qwen2.5-VL", part="llama"),
-    "wan": Slot("umT5", pooled=False),
-    "ltx": Slot("T5", pooled=False),
+    "flux2": Slot("Mistral or Qwen3", ("mistral3_24b", "qwen3_4b", "qwen3_8b"), pooled=False),
+    "qwen_image": Slot("Qwen2.5-VL", ("qwen25_7b",), pooled=False),
+    "z_image": Slot("Qwen3", ("qwen3_4b",), pooled=False),
+    "lumina2": Slot("Gemma", ("gemma2_2b", "gemma3_4b")),
+    "hunyuan_video": Slot("Llama or Qwen2.5-VL", ("llama", "qwen25_7b"), part="llama"),
+    "wan": Slot("umT5", ("umt5xxl",), pooled=False),
+    "ltx": Slot("T5", ("t5xxl",), pooled=False),
 }
 
 OTHERS: Mapping[str, str] = {
@@ -108,6 +116,19 @@ def steer_conditioning(
 def encoder_fingerprint(clip: Any, family: str) -> str:
     """The fingerprint of the text encoder whose states are a family's text."""
     return text_fingerprint(clip, _slot(family).part)
+
+
+def require_kind(clip: Any, family: str) -> None:
+    """A SteeringError if a CLIP holds another family's text encoder; one of no known name may be anybody's."""
+    slot = _slot(family)
+    found = set(clip.tokenize("")) & {name for other in SLOTS.values() for name in other.names}
+    if found and not found & set(slot.names):
+        raise SteeringError(
+            "CLIP",
+            expected=f"{slot.encoder}, which {family} has ({' or '.join(slot.names)})",
+            found=", ".join(sorted(found)),
+            remedy="Choose the family of this text encoder, or load the family's own.",
+        )
 
 
 def require_encoder(clip: Any, family: str, encoder: Encoder) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..steering.errors import SteeringError
-from .conditioning import SLOTS, encoder_fingerprint, text_places, text_states
+from .conditioning import SLOTS, encoder_fingerprint, require_kind, text_places, text_states
 from .fingerprint import text_fingerprint
 
 Layer = int | None
@@ -94,6 +94,7 @@ class TextSlot:
 
     def __init__(self, clip: Any, family: str, whole: bool = False) -> None:
         """Raises SteeringError: the CLIP is another family's."""
+        require_kind(clip, family)
         self.clip, self.family, self.whole = clip, family, whole
         (tokens,) = text_states(clip, family, ["a"])
         self.width = tokens.shape[-1]

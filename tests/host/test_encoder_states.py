@@ -9,7 +9,7 @@ import torch
 
 from steerdit.benchmarks.emoji_scenes import in_host
 from steerdit.benchmarks.emoji_scenes.text import TextEncoder
-from steerdit.host.conditioning import SLOTS, text_states
+from steerdit.host.conditioning import SLOTS, require_kind, text_states
 from steerdit.host.encoder_states import HiddenLayers, OwnTokens, TextSlot
 from steerdit.steering.errors import SteeringError
 from steerdit.training.directions.sources import HiddenStates, token_means
@@ -132,3 +132,27 @@ def test_what_is_not_there_is_refused(clips: dict[str, Any]) -> None:
         TextSlot(clips["z_image"], "flux")
     with pytest.raises(SteeringError, match="expected one of"):
         TextSlot(clips["flux"], "hidream")
+
+
+@pytest.mark.parametrize(
+    ("family", "other", "found"),
+    [
+        ("wan", "ltx", "umt5xxl"),
+        ("ltx", "wan", "t5xxl"),
+        ("hunyuan_video", "flux", "llama"),
+        ("z_image", "qwen_image", "qwen3_4b"),
+        ("qwen_image", "lumina2", "qwen25_7b"),
+    ],
+)
+def test_another_familys_encoder_is_refused_though_its_conditioning_looks_alike(
+    family: str, other: str, found: str, clips: dict[str, Any]
+) -> None:
+    with pytest.raises(SteeringError, match=f"CLIP: expected .*, which {other} has .*, found {found}"):
+        TextSlot(clips[family], other)
+    assert set(KINDS) <= set(SLOTS)
+
+
+def test_an_encoder_of_no_known_name_may_be_anybodys(clips: dict[str, Any], monkeypatch: Any) -> None:
+    clip = clips["qwen_image"]
+    monkeypatch.setattr(type(clip), "tokenize", lambda *_: {"minilm": [[(1, 1.0)]]})
+    require_kind(clip, "flux")
