@@ -166,6 +166,38 @@ def test_what_cannot_be_aligned_is_refused() -> None:
         require_quality(fit_map(x, y, null=False))
 
 
+class Deaf(Toy):
+    """All texts are one to it."""
+
+    def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[torch.Tensor]:
+        for text in texts:
+            yield torch.ones(len(layers), len(text.split()), self.width)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "procrustes", "mlp"])
+def test_encoders_that_do_not_tell_anchors_apart_are_refused(kind: str) -> None:
+    deaf, toy, anchors = Deaf("deaf", 20, 0), Toy("toy", 16, 1), benign()
+    for source, target in ((deaf, toy), (toy, deaf)):
+        with pytest.raises(SteeringError, match="anchors in deaf: expected states that differ"):
+            align(anchors, source, 1, target, None, kind)
+
+
+def test_fitting_a_network_can_be_stopped() -> None:
+    class Stopped(Exception):
+        pass
+
+    anchors, told = benign(), list[tuple[int, int]]()
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+        if total < len(anchors) and done == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        align(anchors, Toy("s", 20, 0), 1, Toy("t", 16, 1), None, "mlp", progress=progress)
+    assert told[-3:] == [(1, 60), (2, 60), (3, 60)]
+
+
 def test_a_map_is_named_before_anything_is_read() -> None:
     class Unread(Toy):
         def states(self, texts: Sequence[str], layers: Sequence[Layer]) -> Iterator[torch.Tensor]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...steering.directions import DirectionSet
 from ...steering.errors import SteeringError
 from ...steering.formats.directions import MAPS, Anchors, Encoder
 from .anchors import Benign
@@ -156,10 +157,11 @@ def fit_map(
 ) -> FittedMap:
     """Fits a map of one of MAPS and measures it, whatever the measure says; `align` refuses bad ones.
 
-    ``null``: also fit on shuffled pairs. Deterministic by seed.
+    ``null``: also fit on shuffled pairs. Deterministic by seed. ``progress`` hears of a network's epochs and may raise.
 
     Raises:
-        SteeringError: the two sides are not of the same anchors, or there are too few.
+        SteeringError: the two sides are not of the same anchors, there are too few, or an encoder does not tell them
+        apart.
     """
     require_kind(kind)
     if source.anchors.sha256 != target.anchors.sha256 or source.anchors.texts != target.anchors.texts:
@@ -187,7 +189,7 @@ def fit_map(
             shuffled[numbers] = y[
                 numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))]
             ]
-        empty, _ = _fit(kind, x, shuffled, parts, seed, None)
+        empty, _ = _fit(kind, x, shuffled, parts, seed, progress)
         null_r2, null_cosine = _judge(empty, x, y, parts.test)
     r2, cosine = _judge(transform, x, y, parts.test)
     around = x[parts.fit][:NETWORK_ROWS]
@@ -198,7 +200,7 @@ def fit_map(
         target=target.encoder,
         anchors=Anchors(source.anchors.sha256, len(source.anchors)),
         quality=Quality(r2, cosine, null_r2, null_cosine, contrast, ridge),
-        beta=_median_norm(target.means) / _median_norm(source.means),
+        beta=_median_norm(target) / _median_norm(source),
         standard_source=standards[0],
         standard_target=standards[1],
         transform=transform,
@@ -226,7 +228,20 @@ def align(
     require_kind(kind)
     (x,) = encode_anchors(source, (source_layer,), anchors, progress)
     (y,) = encode_anchors(target, (target_layer,), anchors, progress)
-    return require_quality(fit_map(x, y, kind, seed=seed), floor)
+    return require_quality(fit_map(x, y, kind, seed=seed, progress=progress), floor)
+
+
+def require_source(directions: DirectionSet, source: HiddenStates) -> None:
+    """Raises SteeringError unless directions live among an encoder's states, as far as that is known."""
+    at = directions.about.encoder
+    known = at.fingerprint in (None, source.fingerprint())
+    if not known or at.layer not in source.layers or directions.width != source.width:
+        raise SteeringError(
+            directions.source,
+            expected=f"directions of {source.name}, of width {source.width}, at one of its layers",
+            found=f"directions of {at.name} at layer {at.layer}, of width {directions.width}",
+            remedy="Connect the encoder that these directions were estimated in.",
+        )
 
 
 def require_quality(fitted: FittedMap, floor: float = FLOOR) -> FittedMap:
@@ -309,6 +324,14 @@ def _moved(transform: Tensor | Network, around: Tensor, v: Tensor) -> Tensor:
     return transform @ v
 
 
-def _median_norm(means: Tensor) -> float:
-    centred = means.double() - means.double().mean(0)
-    return float(centred.norm(dim=1).median())
+def _median_norm(states: AnchorStates) -> float:
+    centred = states.means.double() - states.means.double().mean(0)
+    found = float(centred.norm(dim=1).median())
+    if not found > 0:
+        raise SteeringError(
+            f"anchors in {states.encoder.name}",
+            expected="states that differ",
+            found="the same of most texts",
+            remedy="The encoder does not tell these texts apart: choose another layer, or other anchors.",
+        )
+    return found

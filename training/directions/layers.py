@@ -107,6 +107,8 @@ def discriminant(centred: Tensor, difference: Tensor, shrink: float) -> Tensor:
     """Σ⁻¹ δ with Σ = (1 − s) XᵀX / n + s l I, l the mean variance, of rows X (n, d), by Woodbury's identity."""
     n, d = centred.shape
     level = shrink * centred.square().sum() / (n * d)
+    if not level > 0:
+        return difference  # no variance within classes: all ways to weigh it are one
     kernel = centred @ centred.T + level * n / (1 - shrink) * torch.eye(n, dtype=centred.dtype)
     return (difference - centred.T @ torch.linalg.solve(kernel, centred @ difference)) / level
 
