@@ -189,7 +189,8 @@ class AlignEncodersNode(io.ComfyNode):
                     "target", tooltip="From Text Encoder States, with the family of your generator."
                 ),
                 DIRECTION.Input(
-                    "direction", tooltip="From Estimate Direction. Only its layer is looked at here."
+                    "direction",
+                    tooltip="From Estimate Direction in source, or from Import Direction: it says the layer.",
                 ),
                 io.Combo.Input(
                     "map",
@@ -227,8 +228,10 @@ class AlignEncodersNode(io.ComfyNode):
         anchors: Any = None,
     ) -> io.NodeOutput:
         from ..training.directions import align
+        from ..training.directions.align import require_source
         from ..training.directions.reports import map_report
 
+        require_source(direction, source)
         fitted = align(
             _benign(anchors),
             source,

@@ -150,6 +150,12 @@ def test_unsafe_anchors_other_encoders_and_bad_maps_are_refused(
             SteeringError, match="prompt 6: label: expected 'benign' on every anchor, found 'unsafe'"
         ):
             run()
+    with pytest.raises(SteeringError, match="expected directions of l, of width 16, at one of its layers"):
+        AlignEncodersNode.execute(HiddenLayers(clip, "l"), target, direction, "ridge", 0.1, 0, anchors)
+    with pytest.raises(
+        SteeringError, match="expected directions of t5xxl, of width 24, at one of its layers"
+    ):
+        AlignEncodersNode.execute(target, source, direction, "ridge", 0.1, 0, anchors)
     with pytest.raises(SteeringError, match="held-out R² at least 1 above"):
         AlignEncodersNode.execute(source, target, direction, "ridge", 1.0, 0, anchors)
     alignment, _ = AlignEncodersNode.execute(source, target, direction, "procrustes", 0.0, 0, anchors).args
