@@ -7,7 +7,7 @@ nothing in it is ever written to; what is not text (pooled states, masks, refere
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -118,13 +118,13 @@ def encoder_fingerprint(clip: Any, family: str) -> str:
     return text_fingerprint(clip, _slot(family).part)
 
 
-def require_kind(clip: Any, family: str) -> None:
-    """A SteeringError if a CLIP holds another family's text encoder; one of no known name may be anybody's."""
+def require_kind(encoders: Iterable[str], family: str, where: str = "CLIP") -> None:
+    """A SteeringError if text encoders of these names are another family's; one of no known name may be anybody's."""
     slot = _slot(family)
-    found = set(clip.tokenize("")) & {name for other in SLOTS.values() for name in other.names}
+    found = set(encoders) & {name for other in SLOTS.values() for name in other.names}
     if found and not found & set(slot.names):
         raise SteeringError(
-            "CLIP",
+            where,
             expected=f"{slot.encoder}, which {family} has ({' or '.join(slot.names)})",
             found=", ".join(sorted(found)),
             remedy="Choose the family of this text encoder, or load the family's own.",

@@ -94,7 +94,7 @@ class TextSlot:
 
     def __init__(self, clip: Any, family: str, whole: bool = False) -> None:
         """Raises SteeringError: the CLIP is another family's."""
-        require_kind(clip, family)
+        require_kind(clip.tokenize(""), family)
         self.clip, self.family, self.whole = clip, family, whole
         (tokens,) = text_states(clip, family, ["a"])
         self.width = tokens.shape[-1]

@@ -92,14 +92,18 @@ class SaveBundleNode(io.ComfyNode):
         license: str,
         replace: bool,
     ) -> io.NodeOutput:
+        from ..host.conditioning import require_kind
         from ..steering.direction_files import save_directions
         from ..steering.formats.header import Base
         from ..steering.sites import Site
 
+        where = Site.parse(site.strip())
+        if where == Site("text"):
+            require_kind([direction.about.encoder.name], family, direction.source)
         path = new_file(name, ".safetensors")
         bundle = save_directions(
             path,
-            {Site.parse(site.strip()): direction},
+            {where: direction},
             name=path.stem,
             family=family,
             base=Base(base.strip()),

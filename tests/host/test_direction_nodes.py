@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_what_a_bundle_cannot_say_is_refused_and_nothing_is_left(
     with pytest.raises(SteeringError):
         SaveBundleNode.execute(direction=small_directions(), **{**SAVED, field: value})
     assert not list(steering.iterdir())
+
+
+def test_directions_of_another_familys_encoder_are_not_saved(steering: Path) -> None:
+    directions = small_directions()
+    umt5 = replace(directions.about, encoder=replace(directions.about.encoder, name="umt5xxl"))
+    with pytest.raises(SteeringError, match=r"expected T5, which ltx has \(t5xxl\), found umt5xxl"):
+        SaveBundleNode.execute(direction=replace(directions, about=umt5), **{**SAVED, "family": "ltx"})
+    assert not list(steering.iterdir())
+    SaveBundleNode.execute(direction=replace(directions, about=umt5), **SAVED)
 
 
 @pytest.mark.parametrize("format", [".gguf", ".safetensors"])

@@ -152,7 +152,5 @@ def test_another_familys_encoder_is_refused_though_its_conditioning_looks_alike(
     assert set(KINDS) <= set(SLOTS)
 
 
-def test_an_encoder_of_no_known_name_may_be_anybodys(clips: dict[str, Any], monkeypatch: Any) -> None:
-    clip = clips["qwen_image"]
-    monkeypatch.setattr(type(clip), "tokenize", lambda *_: {"minilm": [[(1, 1.0)]]})
-    require_kind(clip, "flux")
+def test_an_encoder_of_no_known_name_may_be_anybodys() -> None:
+    require_kind(["minilm"], "flux")
