@@ -44,6 +44,8 @@ def draw(architecture: str, curves: Sequence[Mapping[str, Any]], folder: Path = 
         for column, form in enumerate(FORMS):
             corner = (LEFT + column * (PANEL[0] + GAP[0]), TOP + 24 + row * (PANEL[1] + GAP[1]))
             own = [c for c in curves if (c["prompts"], c["form"], c["operator"]) == (prompts, form, operator)]
+            if not own:
+                continue  # a form that is not swept of this operator
             _panel(
                 pen,
                 corner,

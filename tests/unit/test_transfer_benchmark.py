@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from steerdit.benchmarks.emoji_scenes.concepts import CATEGORIES
 from steerdit.benchmarks.emoji_scenes.pairs import HELD_OUT_THINGS, world_pairs
@@ -229,7 +230,13 @@ def test_tables_and_curves_are_drawn_from_what_is_written(tmp_path: Any) -> None
     assert {c["source"] for c in curves} == set(SOURCES)
     own = next(c for c in curves if c["operator"] == "add" and c["prompts"] == "attributes")
     assert [p["strength"] for p in own["points"]] == sorted((0.0, *STRENGTHS["add"]))
-    assert draw("flux", curves, tmp_path).stat().st_size > 1000
+    assert not [c for c in curves if (c["operator"], c["form"]) == ("project_out", "global")]
+    with Image.open(draw("flux", curves, tmp_path)) as picture:
+        swept, empty = (
+            picture.crop((x, 90 + 2 * 266, x + 330, 90 + 4 * 266)).getcolors() for x in (36 + 2 * 360, 36)
+        )
+    assert swept is None or len(swept) > 2
+    assert empty == [(330 * 2 * 266, (255, 255, 255))]
 
 
 def test_a_trial_does_not_count() -> None:
