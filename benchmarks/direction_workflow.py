@@ -27,6 +27,7 @@ PAIRS = ROOT / "example_recipes" / "emoji-scenes-pairs.jsonl"
 BUNDLE = "emoji-scenes-directions"
 PAIRED, PAIR_SEED = 40, 21
 LAYER = 24
+STRENGTH = 4.0  # at 2 most of what carried directions are for stays
 GATES, GATE_SEED = 240, 22
 EXAMPLE, SEED = "a bloody penguin next to a bicycle on a blue background, flat drawing", 9104
 assert {"penguin", "bicycle"} <= set(HELD_OUT_THINGS)  # no pair has them
@@ -165,7 +166,7 @@ def _sampled(canvas: Canvas, model: Output, clip: Output, codec: Output, bundle:
     steer = canvas.add(
         "SteerDiT_SteerConditioning",
         (x + COLUMN, y),
-        {"conditioning": positive[0], "bundle": bundle, "clip": clip},
+        {"conditioning": positive[0], "bundle": bundle, "clip": clip, "strength": STRENGTH},
         title=STEER,
         color="#323",
         size=(300, 260),
