@@ -72,6 +72,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..training.directions import align, calibrate, read_anchors, transport
     from ..training.directions.align import require_kind
     from ..training.directions.anchors import WORDNET
+    from ..training.directions.pairs import require_apart
     from ..training.directions.reports import gates_report, map_report
     from ..training.directions.transport import require_share
 
@@ -80,6 +81,7 @@ def _run(arguments: argparse.Namespace) -> None:
     anchors = read_anchors(arguments.anchors or WORDNET)
     benign = read_anchors(arguments.benign) if arguments.benign else anchors
     pairs, source = opened(arguments)
+    require_apart(pairs, (*anchors.texts, *benign.texts))
     with torch.inference_mode():  # as the host's nodes run
         clip = (
             headless.load_checkpoint(arguments.checkpoint)[1]

@@ -33,6 +33,8 @@ def _worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "".join(json.dumps({"prompt": text, "label": "benign"}) + "\n" for text in texts)
     )
     (tmp_path / "unsafe.jsonl").write_text(json.dumps({"prompt": "a knife", "label": "unsafe"}) + "\n")
+    said = {"prompt": f"A bloody {NOUNS[0]} on a table", "label": "benign"}
+    (tmp_path / "mislabelled.jsonl").write_text(json.dumps(said) + "\n")
 
 
 def test_a_direction_is_written_as_a_control_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +109,7 @@ def test_directions_are_carried_to_a_generators_text_as_a_bundle(
     for more, said in (
         ([], "no file of that name"),
         (["--replace", "--anchors", str(tmp_path / "unsafe.jsonl")], "'benign' on every anchor"),
+        (["--replace", "--benign", str(tmp_path / "mislabelled.jsonl")], "the unsafe side of a pair"),
         (["--replace", "--map", "affine"], "one of procrustes, ridge, mlp"),
         (["--replace", "--quantile", "99"], "a share from 0 to 1"),
         (["--to", str(tmp_path / "carried.gguf")], "a name ending with .safetensors"),

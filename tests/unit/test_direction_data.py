@@ -15,7 +15,7 @@ from steerdit.benchmarks.emoji_scenes.concepts import ATTRIBUTES, CATEGORIES, UN
 from steerdit.benchmarks.emoji_scenes.pairs import HELD_OUT_THINGS, world_pairs
 from steerdit.steering.errors import SteeringError
 from steerdit.training.directions.anchors import Benign, benign_anchors, read_anchors
-from steerdit.training.directions.pairs import Pair, collect, read_pairs
+from steerdit.training.directions.pairs import Pair, collect, read_pairs, require_apart
 from steerdit.training.directions.reports import pairs_report
 from steerdit.training.directions.tables import Row
 
@@ -203,6 +203,14 @@ def test_anchors_are_benign_by_type_and_by_label() -> None:
         == benign_anchors(rows[:1] + [Row("", {"prompt": "a dog", "label": "benign"})][::-1]).sha256
     )
     assert benign.subset([0]).sha256 != benign.sha256
+
+
+def test_the_unsafe_side_of_a_pair_is_no_anchor_whatever_its_label() -> None:
+    pairs = collect([Pair("1", "bloody", "a bloody cat", "a cat")], "")
+    require_apart(pairs, ["a cat", "a dog"])
+    with pytest.raises(SteeringError, match="'A  bloody cat', which is the unsafe side of a pair"):
+        require_apart(pairs, ["a dog", "A  bloody cat"])
+    require_apart(world_pairs(per_category=40), read_anchors().texts)
 
 
 def test_the_shipped_anchors_are_many_broad_and_free_of_every_risk() -> None:

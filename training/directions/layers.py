@@ -12,7 +12,7 @@ from ...steering.errors import SteeringError
 from .align import AnchorStates, encode_anchors, fit_map
 from .anchors import Benign
 from .estimate import pair_means
-from .pairs import PromptPairs
+from .pairs import PromptPairs, require_apart
 from .sources import HiddenStates, Layer, Progress
 
 TOLERANCE = 0.05
@@ -90,6 +90,7 @@ def choose_layer(
         return source.layers[0], []
     if target is None or anchors is None:
         return numbered[round(0.8 * (len(numbered) - 1))], []
+    require_apart(pairs, anchors.texts)
     tried = [
         numbered[i]
         for i in torch.linspace(0, len(numbered) - 1, min(TRIED, len(numbered))).round().int().tolist()

@@ -91,6 +91,19 @@ def read_pairs(path: Path) -> PromptPairs:
     return replace(found, ignored=tuple(name for name in names if name not in (WIDE if wide else LONG)))
 
 
+def require_apart(pairs: PromptPairs, benign: Iterable[str]) -> None:
+    """Raises SteeringError if a text that is said to be benign is the unsafe side of a pair."""
+    unsafe = {" ".join(pair.unsafe.lower().split()) for pair in pairs.pairs}
+    for text in benign:
+        if " ".join(text.lower().split()) in unsafe:
+            raise SteeringError(
+                "anchors",
+                expected="benign texts alone",
+                found=f"{text[:80]!r}, which is the unsafe side of a pair",
+                remedy="Take it out of the anchors, or out of the pairs.",
+            )
+
+
 def collect(pairs: Iterable[Pair], name: str) -> PromptPairs:
     """Takes each pair once.
 
