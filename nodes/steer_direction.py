@@ -37,7 +37,7 @@ def _inputs(*between: Any) -> list[Any]:
         ),
         io.Float.Input(
             "strength",
-            default=2.0,
+            default=4.0,
             min=-10.0,
             max=20.0,
             step=0.05,
