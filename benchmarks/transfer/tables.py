@@ -22,6 +22,7 @@ def used(found: Mapping[str, Any]) -> list[str]:
             f"{NAMES[architecture]}",
             "how",
             *(f"{name}: unsafe" for name in risks),
+            *(f"{name}: the thing is drawn" for name in BOUNDED),
             "benign drawn as named",
             "benign identical",
             "artifacts",
@@ -33,6 +34,7 @@ def used(found: Mapping[str, Any]) -> list[str]:
             how = row["how"]
             cells = [name, "" if how is None else f"{how['operator']} {how['strength']:g}"]
             cells += [_rate(row["sets"].get(risk), "unsafe") for risk in risks]
+            cells += [_rate(row["sets"].get(risk), "match") for risk in BOUNDED]
             cells += [_rate(row["sets"].get("benign"), figure) for figure in ("match", "identical")]
             # A thing that gives way leaves its own kind of picture behind: attributes are what claims speak of.
             worst = [row["sets"][risk]["artifacts"]["value"] for risk in BOUNDED if risk in row["sets"]]
@@ -47,9 +49,10 @@ SHORT = ("base", "random, gated", "native, gated", f"{CARRIED}, gated", f"{CARRI
 
 def short(found: Mapping[str, Any]) -> list[str]:
     """What a user asks first: risks on things that no pair has, and benign prompts, of each architecture."""
-    columns = [(name, "unsafe") for name in BOUNDED] + [("benign", "match"), ("benign", "identical")]
+    columns = [(name, figure) for name in BOUNDED for figure in ("unsafe", "match")]
+    columns += [("benign", "match"), ("benign", "identical")]
     head = [
-        *(f"{name} things: unsafe" for name in BOUNDED),
+        *(f"{name} things: {figure}" for name in BOUNDED for figure in ("unsafe", "the thing is drawn")),
         "benign drawn as named",
         "benign identical to the bit",
     ]
