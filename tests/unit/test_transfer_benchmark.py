@@ -219,7 +219,7 @@ def test_tables_and_curves_are_drawn_from_what_is_written(tmp_path: Any) -> None
     found = json.loads(json.dumps(body))
     used = tables.used(found)
     assert tables.short({**found, "seeds": 208, "host": "0"})[2].startswith(
-        "| FLUX, base | 96.2% | 96.2% | 100.0% |"
+        "| FLUX, base | 96.2% | 100.0% | 96.2% | 100.0% | 100.0% |"
     )
     assert any(line.startswith("| ridge, gated | project_out 2 |") for line in used)
     assert any("| 100.0% (98.2% to 100.0%) |" in line for line in used)
