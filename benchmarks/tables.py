@@ -14,6 +14,7 @@ from typing import Any
 from .results import OUT
 from .safedig import tables as transfer
 from .transfer import tables as directions
+from .uvr import tables as flow
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/figures.md")
@@ -137,6 +138,12 @@ TABLES = {
     "selective": directions.selective,
     "anchors": directions.anchors,
     "names": directions.names,
+    "restricted": flow.restricted,
+    "ablations": flow.ablations,
+    "stacked": flow.stacked,
+    "tried": flow.tried,
+    "overlap": flow.overlap,
+    "cost": flow.cost,
 }
 
 

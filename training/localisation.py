@@ -3,8 +3,8 @@
 A picture is marked if anything of it is left after the whole course of thresholds, closing and components
 (steering/flow/localise.py). Raising τ can only take patches away, so each picture has a peak, the highest τ at which it
 is still marked; the lowest τ that serves lies just above the peaks of all benign pictures but the share that may be
-marked. Where unsafe patches stand out, masks at that τ go far beyond them; among the higher ones some τ has masks that
-lie best on those that are known.
+marked. Where unsafe patches stand out, masks at that τ go far beyond them; then the τ that is taken is the highest
+that still covers most patches that are known to be unsafe.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from ..steering.flow.localise import GENERATION, WHOLE, Selection, localise
 from ..steering.flow.score import ScoreKind
 from ..steering.formats.anchors import AnchorThreshold
 from ..steering.formats.categories import RateRecord
-
-TRIED = 16
-"""Thresholds above the lowest that are compared by their overlap."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +113,15 @@ def calibrate(
     *,
     false_positive: float = 0.01,
     selection: Selection = GENERATION,
-    overlap: bool = False,
+    covered: float = 1.0,
 ) -> Calibration:
-    """A threshold that marks at most a share of the benign pictures: the lowest, or that whose masks lie best.
+    """A threshold that marks at most a share of the benign pictures: the lowest, or one that still covers enough.
 
     Args:
         pictures: benign and unsafe ones.
         false_positive: the share of benign pictures that may be marked.
-        overlap: of such thresholds the one at which masks have most in common with those of the unsafe pictures.
+        covered: the share of unsafe patches that score no less than the threshold, if benign pictures allow for it;
+            at 1 the lowest threshold is taken.
 
     Raises:
         SteeringError: pictures of one kind are missing, a score is not finite, or no threshold divides them: it would
@@ -149,8 +147,8 @@ def calibrate(
     peaks = sorted((peak(picture.scores, selection) for picture in benign), reverse=True)
     allowed = min(math.floor(false_positive * len(peaks)), len(peaks) - 1)
     threshold = _above(peaks[allowed], [picture.scores for picture in unsafe], kind)
-    if overlap:
-        threshold = _lying_best(threshold, unsafe, selection)
+    if covered < 1:
+        threshold = max(threshold, _covering(covered, unsafe))
     regions = [localise(picture.scores, threshold, selection) for picture in unsafe]
     recall = rate(not region.is_empty for region in regions)
     if recall.value == 0:
@@ -187,15 +185,10 @@ def _overlap(unsafe: Sequence[Scored], threshold: float, selection: Selection) -
     return sum(found) / len(found)
 
 
-def _lying_best(least: float, unsafe: Sequence[Scored], selection: Selection) -> float:
-    """Of `least` and the quantiles of what unsafe patches score above it, the threshold of the best overlap."""
+def _covering(share: float, unsafe: Sequence[Scored]) -> float:
+    """The highest threshold that a share of the patches inside the masks reach."""
     inside = torch.cat([picture.scores[picture.mask] for picture in unsafe if picture.mask is not None])
-    above = inside[inside > least]
-    if not len(above):
-        return least
-    asked = torch.linspace(0, 0.95, TRIED, dtype=above.dtype)
-    candidates = [least, *torch.quantile(above, asked).tolist()]
-    return max(candidates, key=lambda one: (_overlap(unsafe, one, selection), -one))
+    return float(torch.quantile(inside, 1 - share, interpolation="lower"))
 
 
 def _above(level: float, unsafe: Sequence[Tensor], kind: ScoreKind) -> float:

@@ -99,9 +99,10 @@ def said(r: Results, asked: Asked, sets: Iterable[str] = SETS) -> dict[str, Any]
         Missing: a cell is not there.
     """
     cell, base = r.of(asked), r.of(Asked(asked.prompts, validation=asked.validation))
+    erased = cell.erased(base)
     return {
         "unsafe": asdict(cell.unsafe),
-        "erased": asdict(cell.erased(base)),
+        **({"erased": asdict(erased)} if erased.n else {}),
         "match": asdict(cell.match),
         "identical": asdict(cell.identical(base)),
         "restricted": asdict(cell.restricted),

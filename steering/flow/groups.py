@@ -108,7 +108,9 @@ def groups_of(
     found: list[Group] = []
     if flow is not Flow.REFERENCE:
         core, ring = region.core.flatten(), region.ring.flatten()
-        for marked, weight in ((core, weights.core), (ring, weights.ring)):
+        alike = weights.core == weights.ring
+        parts = ((core | ring, weights.core),) if alike else ((core, weights.core), (ring, weights.ring))
+        for marked, weight in parts:
             keys = torch.full((length,), weight)
             keys[layout.image.span] = torch.where(core | ring, 1.0, weights.safe)
             if references is not None:

@@ -215,7 +215,9 @@ class RestrictFlow:
             whole_calls=step.whole_calls,
             way=self.way,
         )
-        out = self._with_noise(out, q.shape[1], noisy, step) if noisy else out
+        if noisy:
+            # Where anything was restricted the tensor is our own; else it is the host's.
+            out = self._with_noise(out if any(groups) else out.clone(), q.shape[1], noisy, step)
         _require_held(out, groups, step)
         return out
 
@@ -311,8 +313,7 @@ class RestrictFlow:
         return noisy and region is not None and not region.is_empty
 
     def _with_noise(self, out: Tensor, heads: int, images: Collection[int], step: FlowStep) -> Tensor:
-        """The output with noise in the core of these pictures, in a tensor of its own."""
-        new = out.clone()
+        """The output, written to: with noise in the core of these pictures."""
         for row, image in enumerate(step.images):
             if image not in images:
                 continue
@@ -320,8 +321,8 @@ class RestrictFlow:
             rows = (step.layout.image.start + core).to(out.device)
             seed = noise_seed(step.seed, image, step.site, step.sigma)
             spread = root_mean_square(out[row, step.layout.image.span]) if self.noise.matched else 1.0
-            new[row, rows] = mixed(out[row], rows, self.noise.alpha, seed, spread, self.heads, heads)
-        return new
+            out[row, rows] = mixed(out[row], rows, self.noise.alpha, seed, spread, self.heads, heads)
+        return out
 
 
 def _require_held(out: Tensor, groups: Sequence[Sequence[Group]], step: FlowStep) -> None:

@@ -26,8 +26,13 @@ from .step import Attend
 
 ALIGNED = 8
 """Head widths are multiples of it: fused kernels ask for that."""
+FULL = 768
+"""Queries of a call, from which on torch's attention takes large blocks of them on the CPU. Smaller calls are filled up
+with others, which cost no more there than in a call of their own, in sequences where they are a small part."""
 JOINED = 1024
 """Groups of together at most so many queries share a call: small calls cost more for each query than large ones do."""
+RUN = 8
+"""Rows that follow one another, in the mean: from so many on they are copied run by run."""
 CUT_OFF = -1000.0
 """Stands for log 0 among head dimensions, where −∞ · 0 would be NaN; e to its power is 0 even in float64."""
 
@@ -77,21 +82,31 @@ def restricted(
     chosen = None if heads is None else list(heads)
     if plain is None and all(groups) and not whole_calls and chosen is None:
         out = q.new_empty(q.shape[0], length, q.shape[1] * width)
+        groups = [list(own) for own in groups]
         for row, own in enumerate(groups):
             rest = _others(own, length, q.device)
+            if renormalise and q.device.type == "cpu" and (more := _filling(own, rest)) is not None:
+                own.append(more)
+                rest = rest[len(more.rows) :]
             if len(rest):
                 others = Group(rest, q.new_ones(0))
                 _put(out[row], others.at, _part(attend, q, k, v, row, [others], renormalise, mask))
     else:
         out = (attend(q, k, v, mask) if plain is None else plain).clone()
     for row, own in enumerate(groups):
+        own_values = v[row : row + 1]
+        scaled = None
+        if not renormalise:
+            scaled = Scaled(own_values if chosen is None else _heads(own_values, q, chosen))
         for together in _calls(own, renormalise):
             if chosen is None:
-                _put(out[row], _at(together), _part(attend, q, k, v, row, together, renormalise, mask))
+                _put(
+                    out[row], _at(together), _part(attend, q, k, v, row, together, renormalise, mask, scaled)
+                )
                 continue
             found = _part(
                 attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, together, renormalise,
-                mask if mask is None else _of_heads(mask, chosen),
+                mask if mask is None else _of_heads(mask, chosen), scaled,
             )  # fmt: skip
             rows = torch.cat([group.rows for group in together])
             by_head = out[row].view(length, q.shape[1], width)
@@ -99,6 +114,35 @@ def restricted(
                 len(rows), len(chosen), width
             )
     return out
+
+
+class Scaled:
+    """Values of one picture times the weights of one group after another: only what differs is scaled anew."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values  # (1, h', L, d)
+        self._made: tuple[Tensor, Tensor] | None = None
+
+    def by(self, weights: Tensor) -> Tensor:
+        """Values times weights (L); the tensor of the last call may be written over."""
+        weights = weights.to(self._values.dtype)
+        if self._made is None:
+            self._made = self._values * weights[:, None], weights
+            return self._made[0]
+        made, before = self._made
+        rows = (weights != before).nonzero()[:, 0]
+        made[:, :, rows] = self._values[:, :, rows] * weights[rows][:, None]
+        self._made = made, weights
+        return made
+
+
+def _filling(groups: Sequence[Group], rest: Tensor) -> Group | None:
+    """The first of the other rows, with weights of 1, that groups may share a call of a good size; None: no need."""
+    there = sum(len(group.rows) for group in groups)
+    if there >= FULL or len(rest) < 5 * FULL:
+        return None
+    rows = rest[: FULL - there]
+    return Group(rows, torch.ones_like(groups[0].weights))
 
 
 def _calls(groups: Sequence[Group], renormalise: bool) -> Sequence[Sequence[Group]]:
@@ -117,8 +161,16 @@ def _put(out: Tensor, at: slice | Tensor, found: Tensor) -> None:
     """Writes rows of a picture's output (L, h·d)."""
     if isinstance(at, slice):
         out[at] = found
-    else:
+        return
+    starts = [0, *((at.diff() != 1).nonzero()[:, 0] + 1).tolist()] if at.device.type == "cpu" else []
+    if not starts or len(starts) * RUN > len(at):
         out.index_copy_(0, at, found)
+        return
+    first = at[starts].tolist()
+    for start, stop, place in zip(
+        starts, [*starts[1:], len(at)], first
+    ):  # whole runs are copied faster than rows
+        out[place : place + stop - start] = found[start:stop]
 
 
 def _part(
@@ -130,6 +182,7 @@ def _part(
     groups: Sequence[Group],
     renormalise: bool,
     mask: Tensor | None,
+    scaled: Scaled | None = None,
 ) -> Tensor:
     """What groups of one picture attend to (n, h·d), one after another; without weights they attend as ever."""
     rows = _at(groups)
@@ -142,7 +195,7 @@ def _part(
             log = (logs[0] if len(logs) == 1 else torch.cat(logs))[None, None]  # −∞ where the flow is cut off
             bias = log if bias is None else bias + log
         else:
-            v = v * groups[0].weights.to(v.dtype)[:, None]
+            v = (scaled or Scaled(v)).by(groups[0].weights)
     return attend(q, k, v, bias)[0]
 
 

@@ -134,6 +134,13 @@ def test_chosen_heads_alone_are_asked(kind: ScoreKind) -> None:
 
 
 @pytest.mark.parametrize("kind", list(ScoreKind))
+def test_coarse_outputs_are_scored_in_single_precision(kind: ScoreKind) -> None:
+    detector = collected([*pictures(6, 4, 3.0)]).anchors().detector("blade", kind, 0.5)
+    x = torch.randn(2, 300, HEADS * WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16()
+    torch.testing.assert_close(detector.score(x), detector.score(x.float()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(ScoreKind))
 def test_several_anchors_score_as_the_nearest_of_them(kind: ScoreKind) -> None:
     seen = [*pictures(6, 4, 3.0), *pictures(7, 4, 3.0)]
     anchors = collected(seen).anchors(several=2)

@@ -254,6 +254,35 @@ def test_weights_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
         Weights(**wrong)
 
 
+def test_small_calls_are_filled_up_with_other_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = flows.layout(4, (16, 16))
+    core = torch.zeros(16, 16, dtype=torch.bool)
+    core[1:4, 2:5] = True
+    groups = [groups_of(where, around(core, 1), Weights(), Flow.CONTENT, where.tokens)]
+    q, k, v = flows.qkv(3, 1, 2, where.tokens, 8)
+    lengths: list[int] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        lengths.append(q.shape[2])
+        return flows.attend(q, k, v, mask)
+
+    alone = restricted(attend, q, k, v, groups)
+    monkeypatch.setattr("steerdit.steering.flow.restrict.FULL", 32)
+    torch.testing.assert_close(restricted(attend, q, k, v, groups), alone)
+    torch.testing.assert_close(
+        restricted(attend, q, k, v, groups, renormalise=False),
+        restricted(attend, q, k, v, groups, renormalise=False, whole_calls=True),
+    )
+    assert lengths == [235, 25, 228, 32, 235, 9, 16, 260, 9, 16]
+
+
+def test_equal_weights_make_one_group() -> None:
+    where, core = flows.layout(2, (4, 4)), torch.zeros(4, 4, dtype=torch.bool)
+    core[0, 0] = True
+    (group,) = groups_of(where, around(core, 1), Weights(0.0, 0.0, 3.0), Flow.CONTENT, where.tokens)
+    assert group.rows.tolist() == [2, 3, 6, 7]
+
+
 def test_large_groups_are_asked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     where = flows.layout(4, (6, 6))
     core = torch.zeros(6, 6, dtype=torch.bool)

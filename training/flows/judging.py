@@ -21,6 +21,9 @@ from ..localisation import Scored, area_under_curve, calibrate
 from .collecting import Marked, among, step_at
 from .samples import Progress, Sampler
 
+COVERED = 0.9
+"""Of the unsafe patches in masks: what thresholds cover at least, where benign pictures allow for it."""
+
 
 class Way(NamedTuple):
     """One way to score one concept at one attention."""
@@ -102,7 +105,6 @@ def thresholds(
     judgements: Mapping[Way, Judgement],
     site: Site,
     false_positives: float,
-    overlap: bool = True,
 ) -> tuple[dict[str, tuple[AnchorThreshold, ...]], list[str]]:
     """The calibrated thresholds of each concept at one attention, and why some could not be calibrated."""
     found: dict[str, tuple[AnchorThreshold, ...]] = {}
@@ -116,7 +118,7 @@ def thresholds(
             if sampler.examples[number].concept in (None, way.concept)
         ]
         try:
-            record = calibrate(pictures, way.kind, false_positive=false_positives, overlap=overlap).record(
+            record = calibrate(pictures, way.kind, false_positive=false_positives, covered=COVERED).record(
                 way.kind, way.several
             )
         except SteeringError as refusal:
