@@ -28,6 +28,8 @@ class Results:
     cells: Mapping[Asked, Cell]
     overlap: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cost: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    absent: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By claim what it needs that is not there, and how to make it."""
 
     def of(self, asked: Asked) -> Cell:
         """A cell.
@@ -82,6 +84,9 @@ def of_results(r: Results) -> tuple[dict[str, Claim], list[str]]:
     claims: dict[str, Claim] = {}
     left_out: list[str] = []
     for name, make in MAKERS.items():
+        if name in r.absent:
+            left_out.append(f"{name}: {r.absent[name]}")
+            continue
         try:
             claims |= make(r)
         except Missing as missing:

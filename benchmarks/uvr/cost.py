@@ -54,7 +54,7 @@ class Sizes:
     grid: tuple[int, int] = (64, 64)
     heads: int = 24
     width: int = 128
-    rounds: int = 5
+    rounds: int = 9
     core: tuple[int, int] = (20, 20)
     """A tenth of the picture."""
 

@@ -101,19 +101,20 @@ def run(store: Store, sizes: Sizes, *, stages: Sequence[str], host: str) -> int:
 def gathered(world: World) -> Results:
     """What is finished."""
     reading = world.reading()
+    absent: dict[str, str] = {}
     found = _finished(
         reading, [*plan.of_generation(), *plan.of_ablations(), *plan.of_stacks(), *plan.of_choice()]
     )
     try:
         edits = _edits(reading)
         found |= _finished(edits, [*plan.of_editing(), *plan.of_editing_choice()])
-    except Absent:
-        pass
+    except Absent as missing:
+        absent["b"] = str(missing)
     try:
         followed = overlap.traced(reading, plan.traced())
     except OutOfTime:
         followed = {}
-    return Results(found, followed, cost.known(world.store))
+    return Results(found, followed, cost.known(world.store), absent)
 
 
 def report(world: World, sizes: Sizes, *, host: str) -> bool:
