@@ -28,7 +28,8 @@ RECIPE = Path(__file__).resolve().parents[2] / "example_recipes" / "emoji-scenes
 SITE = Site.parse("double.1.text")
 SMALL = {
     "prompts.held_out": "0.5",
-    "record.steps": "2", "record.cfg": "1.0", "record.tokens_per_image": "8", "record.buckets": "1",
+    "record.sites": "double.1.text, double.1.image", "record.steps": "2", "record.cfg": "1.0",
+    "record.tokens_per_image": "8", "record.buckets": "1",
     "record.samples_per_shard": "16", "train.sites": "double.1.text", "train.steps": "60", "train.expansion": "2",
     "train.batch": "256", "train.rate": "0.003", "train.warmup": "5", "train.evaluate_every": "30",
     "train.log_every": "5", "select.ratio": "1.2", "select.count": "8", "gates.folds": "2",
