@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,3 +92,15 @@ def verdict(claims: Mapping[str, Claim]) -> int:
     if failed:
         print(f"{failed} of {len(claims)} claims do not hold.")
     return int(failed > 0)
+
+
+def told(claims: Mapping[str, Claim], left_out: Iterable[str]) -> bool:
+    """Prints the claims of a benchmark that goes on where it stopped → whether nothing is missing and all hold."""
+    for name, claim in claims.items():
+        print(
+            f"{'holds' if claim.holds else 'FAILS'}  {name}: {claim.value:.4f} ({claim.bound}, n {claim.n})"
+        )
+    missing = list(left_out)
+    for name in missing:
+        print(f"left out  {name}")
+    return bool(claims) and not missing and all(claim.holds for claim in claims.values())

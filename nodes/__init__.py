@@ -24,13 +24,13 @@ from .directions import (
     AlignEncodersNode,
     CalibrateDirectionNode,
     EstimateDirectionNode,
-    LoadPairsNode,
     TransferDirectionNode,
 )
 from .encoders import LoadLanguageModelNode, TextEncoderNode
 from .flow import RestrictFlowNode
 from .flow_mask import FlowMaskNode
 from .imported import ImportSaeNode
+from .pairs import LoadPairsNode
 from .prompts import LoadPromptsNode, PromptListNode
 from .record import LoadRecordingNode, RecordNode
 from .report import ReportNode

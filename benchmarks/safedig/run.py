@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..emoji_scenes.concepts import CATEGORIES
-from ..results import Claim, versions, write
+from ..results import Claim, told, versions, write
 from . import claims, directions, plan, routing
 from .asking import cell, finished
 from .cells import Cell, difference
@@ -118,12 +118,7 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
         found, without = claims.overall(rotations, architecture)
         made |= found
         left_out += without
-    for name, claim in made.items():
-        print(
-            f"{'holds' if claim.holds else 'FAILS'}  {name}: {claim.value:.4f} ({claim.bound}, n {claim.n})"
-        )
-    for name in left_out:
-        print(f"left out  {name}")
+    whole = told(made, left_out)
     if sizes.counts and made:
         path = write(
             NAME,
@@ -145,7 +140,7 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
             versions=versions("torch", "safetensors", "numpy"),
         )
         print(path)
-    return bool(made) and not left_out and all(claim.holds for claim in made.values())
+    return whole
 
 
 def _say(world: World, target: str, name: str, found: Cell) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..results import Claim, versions, write
+from ..results import Claim, told, versions, write
 from ..safedig.store import OutOfTime, Store
 from . import choice, claims, plan
 from .cells import Asked, Cell
@@ -139,12 +139,7 @@ def report(worlds: Sequence[World], absent: Sequence[str], sizes: Sizes, *, host
         left_out += without
     made |= claims.of_maps(maps)
     left_out += [f"d of {kind}" for kind in MAPS if len(maps.get(kind, {})) < len(ANCHORS)]
-    for name, claim in made.items():
-        print(
-            f"{'holds' if claim.holds else 'FAILS'}  {name}: {claim.value:.4f} ({claim.bound}, n {claim.n})"
-        )
-    for name in left_out:
-        print(f"left out  {name}")
+    whole = told(made, left_out)
     if sizes.counts and made:
         tables = {r.architecture: _tables(r) for r in results if r.cells}
         path = write(
@@ -163,7 +158,7 @@ def report(worlds: Sequence[World], absent: Sequence[str], sizes: Sizes, *, host
         print(path)
         for architecture, found in tables.items():
             print(draw(architecture, found["curves"]))
-    return bool(made) and not left_out and all(claim.holds for claim in made.values())
+    return whole
 
 
 def _tables(r: Results) -> dict[str, Any]:

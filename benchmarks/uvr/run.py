@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from ..results import versions, write
+from ..results import told, versions, write
 from ..safedig.store import OutOfTime, Store
 from . import claims, cost, overlap, pictures, plan
 from .cells import Asked, Cell
@@ -121,12 +121,7 @@ def report(world: World, sizes: Sizes, *, host: str) -> bool:
     """Prints the claims, and writes them where they count → whether nothing is missing and all hold."""
     results = gathered(world)
     made, left_out = claims.of_results(results)
-    for name, claim in made.items():
-        print(
-            f"{'holds' if claim.holds else 'FAILS'}  {name}: {claim.value:.4f} ({claim.bound}, n {claim.n})"
-        )
-    for name in left_out:
-        print(f"left out  {name}")
+    whole = told(made, left_out)
     if sizes.counts and made:
         path = write(
             NAME,
@@ -141,7 +136,7 @@ def report(world: World, sizes: Sizes, *, host: str) -> bool:
             versions=versions("torch", "safetensors", "numpy"),
         )
         print(path)
-    return bool(made) and not left_out and all(claim.holds for claim in made.values())
+    return whole
 
 
 def _edits(world: World) -> Maker:

@@ -17,10 +17,10 @@ from steerdit.nodes.directions import (
     AlignEncodersNode,
     CalibrateDirectionNode,
     EstimateDirectionNode,
-    LoadPairsNode,
     TransferDirectionNode,
 )
 from steerdit.nodes.encoders import HIDDEN, LoadLanguageModelNode, TextEncoderNode
+from steerdit.nodes.pairs import LoadPairsNode
 from steerdit.nodes.steer_direction import SteerConditioningNode
 from steerdit.steering.errors import SteeringError
 from steerdit.training.directions import read_anchors
