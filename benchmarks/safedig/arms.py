@@ -35,8 +35,13 @@ class Recipe:
     crossing: bool = False
     """Gates where counterfactual tokens cross, instead of at benign quantiles."""
 
+    @property
+    def read(self) -> Recipe:
+        """The same for recipes that read alike: second decoders and their lessons play no part."""
+        return replace(self, adapted="target", lesson="pairs", stability=True)
+
     def gate_at(self, site: Site) -> str:
-        """The same name for recipes that open the same gate there: second decoders and their lessons play no part."""
+        """The same name for recipes that open the same gate there."""
         return f"{site} {self.dictionary} {self.chosen} {self.selector}{' crossing' * self.crossing}"
 
 
@@ -59,22 +64,24 @@ class Arm:
     """`routed`, `worst` or `random`."""
     form: str = "default"
     methods: tuple[str, ...] = (HEADLINE,)
-    whole: bool = False
-    """The headline's method is judged on all sets; all else on the target alone."""
+    headline_on: tuple[str, ...] = ("target",)
+    """The sets that the headline's method is judged on; any other is judged on the target alone."""
+    few: bool = True
+    """An ablation, which is read over all rotations."""
 
     def sets(self, method: str) -> tuple[str, ...]:
         """What a method is judged on."""
-        return SETS if self.whole and method == HEADLINE else SETS[:1]
+        return self.headline_on if method == HEADLINE else ("target",)
 
 
 SAFEDIG = Recipe()
 UNADAPTED = Recipe(chosen="source", adapted="source")
 
 ARMS: dict[str, Arm] = {
-    "unadapted": Arm(UNADAPTED, methods=METHODS, whole=True),
+    "unadapted": Arm(UNADAPTED, headline_on=("target", "source"), few=False),
     "unadapted, target's latents": Arm(replace(UNADAPTED, chosen="target")),
-    "SafeDIG": Arm(SAFEDIG, methods=METHODS, whole=True),
-    "upper bound": Arm(replace(SAFEDIG, dictionary="all")),
+    "SafeDIG": Arm(SAFEDIG, methods=METHODS, headline_on=SETS, few=False),
+    "upper bound": Arm(replace(SAFEDIG, dictionary="all"), few=False),
     "no routing, worst sites": Arm(SAFEDIG, sites="worst"),
     "no routing, random sites": Arm(SAFEDIG, sites="random"),
     "no stability term": Arm(replace(SAFEDIG, stability=False)),

@@ -14,7 +14,7 @@ from .arms import Recipe, Use
 from .cells import Cell
 from .parts import bundle_of, made_from, steered
 from .pictures import Watcher, closed_batch, digests, drawn
-from .prompting import judged
+from .prompting import ATTACKS, judged
 from .worlds import World
 
 Gates = Sequence[tuple[Site, Recipe]]
@@ -32,7 +32,7 @@ class Asked:
     sites: tuple[Site, ...] = ()
     use: Use = Use("repel")
     few: bool = False
-    """The first of the set alone, as many as measure a candidate."""
+    """The first of the set alone, for a cell that is read over all rotations."""
 
     def inputs(self, world: World, gates: Gates) -> dict[str, Any]:
         """All that the cell depends on: with steering its bundles, without it the gates that are watched."""
@@ -51,6 +51,11 @@ class Asked:
         return world.sizes.few if self.few else world.sizes.n
 
 
+def unsteered(target: str, prompts: str) -> Asked:
+    """The model as it is, on as many prompts of a set as any cell asks for."""
+    return Asked(target, prompts, few=prompts in ATTACKS)
+
+
 def gates_of(asked: Iterable[Asked]) -> Gates:
     """All gates that cells ask for, each once."""
     found = {a.recipe.gate_at(site): (site, a.recipe) for a in asked if a.recipe for site in a.sites}
@@ -61,7 +66,7 @@ def cell(world: World, asked: Asked, gates: Gates) -> Cell:
     """A cell, made if it is not there yet.
 
     Args:
-        gates: of all cells of the rotation, so that its unsteered pictures are made once.
+        gates: of all cells of these prompts in the rotation, so that its unsteered pictures are made once.
 
     Raises:
         OutOfTime: it is not there and the budget is spent.
@@ -108,9 +113,10 @@ def _steered(world: World, asked: Asked, gates: Gates) -> dict[str, Any]:
     assert asked.recipe is not None
     sites = sorted(asked.sites)
     model = steered(world, asked.target, sites, asked.recipe, asked.use)
-    base = cell(world, Asked(asked.target, asked.prompts), gates)
+    whole = unsteered(asked.target, asked.prompts)
+    base = cell(world, whole, gates)
     n = asked.n(world)
-    prompts = judged(asked.prompts, asked.target, world.sizes.n, world.sizes.judged_by)[:n]
+    prompts = judged(asked.prompts, asked.target, whole.n(world), world.sizes.judged_by)[:n]
     names = [asked.recipe.gate_at(site) for site in sites]
     opened = [asked.use.gate != "image" or any(base.gates[name][i] for name in names) for i in range(n)]
     if model is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,20 @@ class Cell:
 
     def identical(self, base: Cell) -> Rate:
         return rate(a == b for a, b in zip(self.digests, base.digests, strict=True))
+
+    def first(self, n: int) -> Cell:
+        """Its first n pictures, without what the gates watched."""
+        parts = (self.unsafe, self.kept, self.strangeness, self.digests)
+        return Cell(*(part[:n] for part in parts), self.seconds, self.opened[:n])  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, cells: Sequence[Cell]) -> Cell:
+        """The pictures of all, in order, without what the gates watched."""
+        columns = {
+            name: tuple(value for of in cells for value in getattr(of, name))
+            for name in ("unsafe", "kept", "strangeness", "digests", "opened")
+        }
+        return cls(**columns, seconds=statistics.fmean(of.seconds for of in cells))
 
     @classmethod
     def of(cls, made: Mapping[str, Any]) -> Cell:

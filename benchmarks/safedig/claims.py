@@ -85,11 +85,22 @@ def overall(rotations: Sequence[Rotation], architecture: str) -> tuple[dict[str,
     return claims, left_out
 
 
-def table(r: Rotation) -> dict[str, Any]:
-    """Every finished cell as rates with intervals."""
+def pooled(rotations: Sequence[Rotation], architecture: str, few: int) -> Rotation:
+    """The first pictures of every rotation together, in the cells that all of them have finished."""
+    own = [r for r in rotations if r.architecture == architecture]
+    common = [name for name in own[0].cells if all(name in r.cells for r in own)]
+    cells = {name: Cell.joined([r.cells[name].first(few) for r in own]) for name in common}
+    directions = {f"{site}, {r.target} held out": found for r in own for site, found in r.directions.items()}
+    return Rotation(architecture, "any of them", cells, (), directions=directions)
+
+
+def table(r: Rotation, least: int = 1) -> dict[str, Any]:
+    """Every finished cell of at least so many pictures as rates with intervals."""
     threshold = r.threshold()
     out: dict[str, Any] = {}
     for name, of in r.cells.items():
+        if len(of.unsafe) < least:
+            continue
         prompts = next(part for part in reversed(name.split(" | ")) if not part.startswith("gate"))
         base = r.cells.get(f"base | {prompts}")
         row: dict[str, Any] = {"seconds": of.seconds}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from ...host.attach import attach_bundle
 from ...steering.formats.bundle import Bundle, open_bundle
+from ...steering.formats.header import Category
 from ...steering.gates import Gate
 from ...steering.modifiers import Blend, Form, Gated, Repel
 from ...steering.sae import SelectedLatents
@@ -44,29 +46,17 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
     path = world.store.path("bundles", inputs, ".safetensors")
 
     def make() -> dict[str, Any]:
-        sizes = world.sizes
-        sae, learnt = _dictionary(world, target, site, recipe)
-        # Reading is quick; what the pairs chose is the same for several recipes, but not worth a file of its own.
-        latents = _chosen(world, sae, learnt, site, recipe)
-        union = sorted({latent for of in latents.values() for latent in of})
+        read = _read(world, target, site, recipe.read)
+        sae, latents, categories = read.sae, read.latents, read.categories
         figures = {
             "fvu": sae.fvu,
             "l0": sae.l0,
             "dead": sae.dead,
             "latents": {k: len(v) for k, v in latents.items()},
         }
-        if not union:
+        if not any(latents.values()):
             return {"file": None, **figures}
         adapted = _adapted(world, target, sae, latents, recipe)
-        categories = calibrate_site(
-            sae,
-            world.fresh(site),
-            site,
-            latents,
-            sizes.gates,
-            weights=gate_weights(sae, learnt, site, latents, sizes.weights),
-            at_crossing=recipe.crossing,
-        )
         # The paper's forms decode everything, where half precision would add its own error.
         write_parts(path, [Part(adapted, categories)], half=False)
         gates = {
@@ -80,6 +70,36 @@ def bundle_of(world: World, target: str, site: Site, recipe: Recipe) -> Bundle |
 
     made = world.store.result("bundles", inputs, make)
     return None if made["file"] is None else open_bundle(path)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What recipes have in common whose bundles read alike."""
+
+    sae: TrainedSAE
+    latents: Mapping[str, tuple[int, ...]]
+    categories: Mapping[str, Category]
+    """With their gates; empty without latents."""
+
+
+@lru_cache(maxsize=32)  # of one rotation: ablations of the second decoder calibrate the same gates
+def _read(world: World, target: str, site: Site, recipe: Recipe) -> _Read:
+    sizes = world.sizes
+    sae, learnt = _dictionary(world, target, site, recipe)
+    latents = _chosen(world, sae, learnt, site, recipe)
+    if not any(latents.values()):
+        return _Read(sae, latents, {})
+    weights = gate_weights(sae, learnt, site, latents, sizes.weights)
+    categories = calibrate_site(
+        sae,
+        world.fresh(site),
+        site,
+        latents,
+        sizes.gates,
+        weights=weights,
+        at_crossing=recipe.crossing,
+    )
+    return _Read(sae, latents, categories)
 
 
 def _dictionary(world: World, target: str, site: Site, recipe: Recipe) -> tuple[TrainedSAE, Recording]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ...steering.sites import Site
 from ...training.routing import Ranked
-from .arms import ARMS, GATES, HEADLINE, SAFEDIG, UNADAPTED, Arm, Recipe, Use, attack_name, cell_name
-from .asking import Asked, Gates, gates_of
+from .arms import ARMS, GATES, HEADLINE, SAFEDIG, Arm, Use, attack_name, cell_name
+from .asking import Asked, Gates, gates_of, unsteered
 from .prompting import ATTACKS, SETS
 from .ranking import sites_of
 from .routing import asked as of_candidate
@@ -16,7 +16,7 @@ from .routing import asked as of_candidate
 def of_base(target: str) -> Iterator[tuple[str, Asked]]:
     """The model as it is."""
     for prompts in (*SETS, *ATTACKS):
-        yield f"base | {prompts}", Asked(target, prompts)
+        yield f"base | {prompts}", unsteered(target, prompts)
 
 
 def of_arms(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
@@ -25,11 +25,10 @@ def of_arms(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Aske
         yield from _of_arm(target, name, arm, ranked)
     routed = sites_of("routed", ranked)
     for prompts in ATTACKS:
-        for name, recipe in (("SafeDIG", SAFEDIG), ("unadapted", UNADAPTED)):
-            for gate in GATES if name == "SafeDIG" else GATES[:1]:
-                yield attack_name(name, prompts, gate), _asked(target, prompts, recipe, routed, gate)
+        for gate in GATES:
+            yield attack_name("SafeDIG", prompts, gate), _attacked(target, prompts, routed, gate)
     # What it costs to steer without a gate.
-    yield attack_name("SafeDIG", "benign", "always"), _asked(target, "benign", SAFEDIG, routed, "always")
+    yield attack_name("SafeDIG", "benign", "always"), _attacked(target, "benign", routed, "always")
 
 
 def of_candidates(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
@@ -38,9 +37,10 @@ def of_candidates(target: str, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str
         yield str(line.candidate), of_candidate(target, line.candidate)
 
 
-def gates(target: str, ranked: tuple[Ranked, ...]) -> Gates:
-    """All gates of a rotation."""
-    return gates_of(asked for _, asked in (*of_arms(target, ranked), *of_candidates(target, ranked)))
+def gates(target: str, ranked: tuple[Ranked, ...]) -> Mapping[str, Gates]:
+    """All gates of a rotation that cells ask for, by the prompts they ask it on."""
+    steered = [asked for _, asked in (*of_arms(target, ranked), *of_candidates(target, ranked))]
+    return {p: gates_of(asked for asked in steered if asked.prompts == p) for p in (*SETS, *ATTACKS)}
 
 
 def _of_arm(target: str, name: str, arm: Arm, ranked: tuple[Ranked, ...]) -> Iterator[tuple[str, Asked]]:
@@ -48,8 +48,9 @@ def _of_arm(target: str, name: str, arm: Arm, ranked: tuple[Ranked, ...]) -> Ite
     for method in arm.methods:
         for prompts in arm.sets(method):
             use = Use(method, arm.form)
-            yield cell_name(name, method, prompts), Asked(target, prompts, arm.recipe, sites, use)
+            asked = Asked(target, prompts, arm.recipe, sites, use, few=arm.few)
+            yield cell_name(name, method, prompts), asked
 
 
-def _asked(target: str, prompts: str, recipe: Recipe, sites: tuple[Site, ...], gate: str) -> Asked:
-    return Asked(target, prompts, recipe, sites, Use(HEADLINE, gate=gate))
+def _attacked(target: str, prompts: str, sites: tuple[Site, ...], gate: str) -> Asked:
+    return Asked(target, prompts, SAFEDIG, sites, Use(HEADLINE, gate=gate), few=True)

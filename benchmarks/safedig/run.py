@@ -63,11 +63,11 @@ def make(world: World, target: str) -> None:
     ranked = routing.ranking(routing.terms(world, target))
     gates = plan.gates(target, ranked)
     for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked)):
-        _say(world, target, name, cell(world, asked, gates))
+        _say(world, target, name, cell(world, asked, gates[asked.prompts]))
     for site in sites_of("routed", ranked):
         directions.compared(world, target, site)
     for name, asked in plan.of_candidates(target, ranked):
-        _say(world, target, name, cell(world, asked, gates))
+        _say(world, target, name, cell(world, asked, gates[asked.prompts]))
 
 
 def gathered(world: World, target: str) -> Rotation:
@@ -78,11 +78,12 @@ def gathered(world: World, target: str) -> Rotation:
     ranked = routing.ranking(known)
     gates = plan.gates(target, ranked)
     found = {
-        name: finished(world, asked, gates)
+        name: finished(world, asked, gates[asked.prompts])
         for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked))
     }
     measured = {
-        line.candidate: finished(world, routing.asked(target, line.candidate), gates) for line in ranked
+        line.candidate: finished(world, routing.asked(target, line.candidate), gates["target"])
+        for line in ranked
     }
     missing = [str(name) for name, it in (*found.items(), *measured.items()) if it is None]
     base = found["base | target"]
@@ -110,6 +111,7 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
     """Prints the claims, and writes them where they count → whether nothing is missing and all hold."""
     made: dict[str, Claim] = {}
     left_out = list(absent)
+    pooled: list[Rotation] = []
     for r in rotations:
         found, without = claims.of_rotation(r)
         made |= found
@@ -118,6 +120,7 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
         found, without = claims.overall(rotations, architecture)
         made |= found
         left_out += without
+        pooled.append(claims.pooled(rotations, architecture, sizes.few))
     whole = told(made, left_out)
     if sizes.counts and made:
         path = write(
@@ -128,13 +131,16 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
             left_out=left_out,
             rotations={
                 r.name: {
-                    "cells": claims.table(r),
+                    "cells": claims.table(r, sizes.n),
                     "routing": claims.routing_table(r),
-                    "differences": claims.differences(r),
                     "directions": r.directions,
                     "missing": r.missing,
                 }
                 for r in rotations
+            },
+            pooled={
+                r.architecture: {"cells": claims.table(r), "differences": claims.differences(r)}
+                for r in pooled
             },
             sizes=asdict(sizes),
             versions=versions("torch", "safetensors", "numpy"),

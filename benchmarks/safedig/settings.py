@@ -37,8 +37,8 @@ class Sizes:
     """In training recordings; calibration keeps all, for a gate sees the highest of all."""
     n: int = 208
     """Pictures in a cell."""
-    few: int = 96
-    """Pictures that measure what steering at a candidate gains."""
+    few: int = 52
+    """Of each rotation, in cells that are read over all four: ablations, attacks, and what a candidate site gains."""
     judged_by: int = JUDGE_SEED
     routing_pairs: int = 32
     routing_benign: int = 8
@@ -58,7 +58,7 @@ class Sizes:
     @property
     def counts(self) -> bool:
         """Whether the figures are worth writing down."""
-        return self.n >= 200 and self.judged_by == JUDGE_SEED
+        return self.n >= 200 and 4 * self.few >= 200 and self.judged_by == JUDGE_SEED
 
     def judged_on(self, seed: int) -> Sizes:
         """By other prompts and seeds."""

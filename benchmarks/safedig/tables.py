@@ -10,12 +10,17 @@ from .prompting import ATTACKS
 
 def transfer(found: dict[str, Any]) -> list[str]:
     """The unsafe rate of the category that was held out, by arm and method, one column a rotation."""
-    return _of_rotations(found, ("target",))
+    return _rates({name: of["cells"] for name, of in found["rotations"].items()}, ("target",))
+
+
+def ablations(found: dict[str, Any]) -> list[str]:
+    """The same for all arms, over the first pictures of all rotations, one column an architecture."""
+    return _rates({name: of["cells"] for name, of in found["pooled"].items()}, ("target",))
 
 
 def attacks(found: dict[str, Any]) -> list[str]:
-    """The same under attack prompts, with and without the gate."""
-    return _of_rotations(found, ATTACKS)
+    """Under attack prompts, with and without the gate, over all rotations."""
+    return _rates({name: of["cells"] for name, of in found["pooled"].items()}, ATTACKS)
 
 
 def routing(found: dict[str, Any]) -> list[str]:
@@ -37,23 +42,23 @@ def routing(found: dict[str, Any]) -> list[str]:
 
 def differences(found: dict[str, Any]) -> list[str]:
     """What is set against SafeDIG without a bound, whichever way it falls."""
-    lines = ["| held out | compared | difference |", "|---|---|---|"]
-    for rotation, of in found["rotations"].items():
+    lines = ["| architecture | compared | difference |", "|---|---|---|"]
+    for architecture, of in found["pooled"].items():
         for part, rows in of["differences"].items():
             for name, d in rows.items():
                 interval = f"{d['value']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
-                lines.append(f"| {rotation} | {part}: {name} | {interval} |")
+                lines.append(f"| {architecture} | {part}: {name} | {interval} |")
     return lines
 
 
-def _of_rotations(found: dict[str, Any], prompts: Sequence[str]) -> list[str]:
-    rotations = {name: of["cells"] for name, of in found["rotations"].items() if of["cells"]}
+def _rates(columns: dict[str, Any], prompts: Sequence[str]) -> list[str]:
+    columns = {name: cells for name, cells in columns.items() if cells}
     rows = dict.fromkeys(
-        name for cells in rotations.values() for name in cells if set(prompts) & set(name.split(" | ")[1:])
+        name for cells in columns.values() for name in cells if set(prompts) & set(name.split(" | ")[1:])
     )
-    lines = _head("unsafe thing shown; held out:", list(rotations))
+    lines = _head("unsafe thing shown", list(columns))
     for row in rows:
-        said = (_share(cells[row]["unsafe"]) if row in cells else "" for cells in rotations.values())
+        said = (_share(cells[row]["unsafe"]) if row in cells else "" for cells in columns.values())
         lines.append(f"| {row.replace(' | ', ', ')} | " + " | ".join(said) + " |")
     return lines
 

@@ -15,7 +15,7 @@ from steerdit.benchmarks.emoji_scenes.concepts import ATTRIBUTES, CATEGORIES, UN
 from steerdit.benchmarks.safedig import tables
 from steerdit.benchmarks.safedig.arms import ARMS, HEADLINE, SAFEDIG, UNADAPTED, cell_name
 from steerdit.benchmarks.safedig.cells import Cell, difference
-from steerdit.benchmarks.safedig.claims import Rotation, differences, of_rotation, overall, table
+from steerdit.benchmarks.safedig.claims import Rotation, differences, of_rotation, overall, pooled, table
 from steerdit.benchmarks.safedig.prompting import ATTACKS, SETS, WORDS, group_of, judged, recorded
 from steerdit.benchmarks.safedig.ranking import VARIANTS, agreements, sites_of
 from steerdit.benchmarks.safedig.settings import Sizes
@@ -237,7 +237,7 @@ def test_all_rotations_pool_their_pictures() -> None:
 
 def test_every_arm_is_set_against_safedig() -> None:
     found = differences(whole_rotation())
-    assert found["arm minus SafeDIG"]["unadapted, repel"]["value"] == pytest.approx(0.2)
+    assert found["arm minus SafeDIG"]["unadapted, blend"]["value"] == pytest.approx(0.2)
     assert "unsafe rate, latents" in found["counterfactual minus plain"]
     rows = table(whole_rotation())
     assert rows["SafeDIG | blend | benign"]["identical"]["value"] == 1.0
@@ -260,11 +260,34 @@ def test_recipes_with_the_same_gate_share_it() -> None:
     assert len({recipe.gate_at(site) for recipe in others}) == len(others)
 
 
+def test_cells_of_all_rotations_are_joined_picture_by_picture() -> None:
+    r = whole_rotation()
+    few = "no stability term | blend | target"
+    one = replace(r, cells={**r.cells, few: a_cell(5, 50)})
+    other = replace(one, target="alcohol", cells={**one.cells, "base | target": a_cell(20)})
+    found = pooled([one, other], "flux", few=50)
+    assert {len(of.unsafe) for of in found.cells.values()} == {100}
+    assert found.cells["base | target"].unsafe_rate.value == pytest.approx(0.7)
+    assert found.cells[few].unsafe_rate.value == pytest.approx(0.1)
+    gone = replace(other, cells={k: v for k, v in other.cells.items() if k != few})
+    assert few not in pooled([one, gone], "flux", few=50).cells
+
+
 def test_tables_have_a_column_for_each_rotation() -> None:
     r = whole_rotation()
-    found = {"rotations": {r.name: {"cells": table(r), "routing": {}, "differences": differences(r)}}}
+    every = pooled([r], "flux", few=50)
+    found = {
+        "rotations": {r.name: {"cells": table(r), "routing": {}}},
+        "pooled": {"flux": {"cells": table(every), "differences": differences(every)}},
+    }
     lines = tables.transfer(found)
     assert lines[0].endswith("flux.weapons |")
     assert any(line.startswith("| SafeDIG, repel, target | 30.0% (") for line in lines)
     assert not any("benign" in line for line in lines)
-    assert any("unadapted, repel | +0.200" in line for line in tables.differences(found))
+    assert tables.ablations(found)[0].endswith("| flux |")
+    assert any("upper bound, blend | " in line for line in tables.differences(found))
+
+
+def test_few_pictures_stay_out_of_the_table_of_a_rotation() -> None:
+    cells = {"base | target": a_cell(100), "SafeDIG | blend | target": a_cell(5, 50)}
+    assert set(table(Rotation("flux", "weapons", cells, ()), least=200)) == {"base | target"}
