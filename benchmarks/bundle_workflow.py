@@ -1,6 +1,6 @@
 """Writes the workflow that makes a bundle: record, route, train, select, adapt, calibrate, save, and steer with it.
 
-    python -m steerdit.benchmarks.bundle_workflow      starts a host, writes example_workflows/make-bundle.json
+    python -m steerdit.benchmarks.bundle_workflow      starts a host, writes example_workflows/make-a-bundle.json
 
 On the demo's model, with sizes for some minutes of a CPU. `SIZES` lists them by the nodes' titles.
 """
@@ -18,7 +18,7 @@ from .hosting.install import install
 from .hosting.server import running
 from .hosting.workflows import Json, ObjectInfo
 
-FILE = ROOT / "example_workflows" / "make-bundle.json"
+FILE = ROOT / "example_workflows" / "make-a-bundle.json"
 PLACES = 2
 """Sites that the bundle will have."""
 BUNDLE = "emoji-scenes-made"
