@@ -26,6 +26,14 @@ from .codes import Dictionary, require_finite
 MOST_SOLVED = 8192
 """Latents at most in the closed form, which holds their moments twice in float64."""
 
+EXPECTED = {
+    "replay": "a share below 1",
+    "steps": "a whole number from 1",
+    "batch": "so many rows that target and replay have at least one each",
+    "rate": "a finite number above 0",
+}
+"""What a setting has to be, where that is more than a number that is not negative."""
+
 
 class Examples(NamedTuple):
     """Some rows of the target domain."""
@@ -77,9 +85,7 @@ class AdaptationConfig:
             if not fits or not math.isfinite(getattr(self, name)):
                 raise SteeringError(
                     f"adaptation: {name}",
-                    expected="a share below 1"
-                    if name == "replay"
-                    else "a finite number that is not negative",
+                    expected=EXPECTED.get(name, "a finite number that is not negative"),
                     found=f"{getattr(self, name)}",
                     remedy="Set the weight of a term to 0 to switch it off.",
                 )

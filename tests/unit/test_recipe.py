@@ -85,6 +85,11 @@ def test_a_json_file_says_the_same(tmp_path: Path) -> None:
             r"adapt\.replay: expected a finite number, 0 to 0\.9",
         ),
         ("[record]", '[select]\nmethod = "guess"\n[record]', r"select\.method: expected 'score' or 'flips'"),
+        (
+            "[record]",
+            "[adapt]\nbatch = 1\n[record]",
+            r"mine\.toml: \[adapt\], adaptation: batch: expected so many",
+        ),
         ("[record]", "[route]\ncost = -1\n[record]", r"route\.cost: expected a finite number, 0"),
         ("[record]", "prompts = 3\n[record]", r"prompts\.prompts"),
         ('file = "prompts.jsonl"', "", r"prompts: expected the key 'file'"),
@@ -99,6 +104,16 @@ def test_a_json_file_says_the_same(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_by_line_and_key(old: str, new: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(SteeringError, match=f"(?s){message}"):
         recipe(tmp_path, (old, new))
+
+
+def test_a_mark_in_front_changes_nothing(tmp_path: Path) -> None:
+    plain = recipe(tmp_path)
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as editors on Windows save it
+    assert read_recipe(file) == plain
+    file.write_text(file.read_text(encoding="utf-8").replace("k = 8", "kk = 8"), encoding="utf-8")
+    with pytest.raises(SteeringError, match=r"line 14: train\.kk"):
+        read_recipe(file)
 
 
 def test_settings_take_the_place_of_the_file_s(tmp_path: Path) -> None:

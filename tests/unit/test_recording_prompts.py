@@ -86,6 +86,21 @@ def test_a_plain_list_has_one_label(tmp_path: Path) -> None:
         (".csv", "prompt,label,pair\na,unsafe,1\nb,unsafe,1\n", "line 3: pair: expected one unsafe prompt"),
         (".csv", "prompt,label,pair\nc,benign,\na,unsafe,1\n", "line 3: pair: expected a safe prompt with"),
         (".csv", "prompt,label,pair\na,safe,1\n", "line 2: pair: expected a unsafe prompt with"),
+        (
+            ".jsonl",
+            '{"prompt": "half \\ud83d", "label": "benign"}',
+            "line 1: prompt: expected text in Unicode",
+        ),
+        (
+            ".csv",
+            'prompt,label,category,pair\na,unsafe,"a,b",1\nb,safe,,1\n',
+            "line 2: category: expected a category name without comma",
+        ),
+        (
+            ".csv",
+            "prompt,label,category,pair\nb,safe,,1\na,unsafe,All,1\n",
+            "line 3: category: expected a category name without comma",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_line(suffix: str, text: str, where: str) -> None:

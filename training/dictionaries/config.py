@@ -138,7 +138,7 @@ def read_table(path: Path) -> dict[str, Any]:
             for name, member in Field(str(path), "", value, SteeringError, remedy).mapping().items()
         }
     try:
-        return parse_toml(content.decode(), str(path))
+        return parse_toml(content.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as reason:
         raise SteeringError(str(path), expected="text in UTF-8", found=str(reason), remedy=remedy) from reason
 

@@ -239,7 +239,7 @@ def read_recipe(path: Path, changes: Mapping[str, str] = {}) -> Recipe:
         SteeringError: names the file, the line and the key that cannot be.
     """
     said = read_table(path)
-    text = path.read_text(encoding="utf-8") if path.suffix.lower() != ".json" else ""
+    text = path.read_text(encoding="utf-8-sig") if path.suffix.lower() != ".json" else ""
     tables = {name: _table(name, value, path, text) for name, value in said.items()}
     for name, value in changes.items():
         where = f"--set {name}"
@@ -256,7 +256,7 @@ def read_recipe(path: Path, changes: Mapping[str, str] = {}) -> Recipe:
             own = {field.name for field in dataclasses.fields(kind)}
             fields = {key: value for key, value in table.items() if key in own}
             _require_all(kind, fields, f"{path}: {section}")
-            parts[part] = _made(section, kind, fields)
+            parts[part] = _made(str(path), section, kind, fields)
     recipe = Recipe(folder=path.absolute().parent, **parts)
     _check(recipe, str(path))
     return recipe
@@ -327,7 +327,7 @@ def _line(text: str, section: str, key: str | None) -> str:
     return ""
 
 
-def _made(section: str, kind: type[Any], fields: Mapping[str, Field]) -> Any:
+def _made(file: str, section: str, kind: type[Any], fields: Mapping[str, Field]) -> Any:
     values: dict[str, Any] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     for key, field in fields.items():
@@ -335,7 +335,15 @@ def _made(section: str, kind: type[Any], fields: Mapping[str, Field]) -> Any:
             values |= TrainingConfig.checked({key: field.value}, field.file.removesuffix(f".{key}"))
         else:
             values[key] = _value(f"{section}.{key}", defaults[key], field)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except SteeringError as reason:  # values that each may be, but not together
+        raise SteeringError(
+            f"{file}: [{section}], {reason.where}",
+            expected=reason.expected,
+            found=reason.found,
+            remedy=reason.remedy,
+        ) from reason
 
 
 def _value(name: str, default: Any, field: Field) -> Any:

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ...steering.errors import SteeringError
-from ...steering.formats.fields import shown
+from ...steering.formats.categories import require_category_name
+from ...steering.formats.fields import Field, shown
 from ..records import read_text, records
 from .manifest import LABELS, LONGEST_TEXT, Sample
 
 FIELDS = ("prompt", "label", "category", "pair")
 SUFFIXES = (".jsonl", ".csv", ".txt")
 EXAMPLE = '{"prompt": "a knife on a table", "label": "unsafe", "category": "weapons", "pair": "17"}'
+LIKE = f"Write it like {EXAMPLE}"
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,16 @@ def _row(where: str, fields: dict[str, Any]) -> PromptRow:
         raise _refused(
             f"{where}: prompt", f"a text of 1 to {LONGEST_TEXT} characters", f"{len(text)} characters"
         )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _refused(f"{where}: prompt", "text in Unicode", f"half a character in {shown(text)}")
     if label not in LABELS:
         raise _refused(f"{where}: label", f"one of {', '.join(LABELS)}", shown(label))
     category, pair = (str(fields[key]).strip() if fields.get(key) is not None else "" for key in FIELDS[2:])
     for key, value in (("category", category), ("pair", pair)):
         if len(value) > 200 or not value.isprintable():
             raise _refused(f"{where}: {key}", "at most 200 printable characters", shown(value))
+    if category:  # a bundle will have to take it, when hours of work are done
+        require_category_name(category, Field(f"{where}: category", "", category, SteeringError, LIKE))
     return PromptRow(text, str(label), category or None, pair or None)
 
 
@@ -160,4 +166,4 @@ def _require_whole_pairs(rows: Sequence[tuple[int, PromptRow]], name: str) -> No
 
 
 def _refused(where: str, expected: str, found: str) -> SteeringError:
-    return SteeringError(where, expected=expected, found=found, remedy=f"Write it like {EXAMPLE}")
+    return SteeringError(where, expected=expected, found=found, remedy=LIKE)
