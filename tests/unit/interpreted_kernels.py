@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton.runtime import interpreter
 
-from steerdit.benchmarks import kernel_edges
-from steerdit.benchmarks.kernel_cases import DTYPES, fault
+from steerdit.benchmarks.kernels import edges
+from steerdit.benchmarks.kernels.random_calls import DTYPES, fault
 from steerdit.kernels import reference
 from steerdit.kernels import triton as kernels
 from steerdit.kernels.triton import bytes as model
@@ -37,7 +37,7 @@ def test_random_calls_are_the_reference(first: int) -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 def test_calls_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERDIT_KERNELS", "triton")
-    assert not [said for case in kernel_edges.cases("triton") if (said := kernel_edges.said(case))]
+    assert not [said for case in edges.cases("triton") if (said := edges.said(case))]
 
 
 def rows_of(seed: int, dtype: torch.dtype, count: int, latents: int, kind: str) -> Tensor:

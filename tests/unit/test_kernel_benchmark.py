@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerdit.benchmarks import kernel_process, kernels, tables
-from steerdit.benchmarks.kernel_cases import fault
+from steerdit.benchmarks import tables
+from steerdit.benchmarks.kernels import process
+from steerdit.benchmarks.kernels.__main__ import main
+from steerdit.benchmarks.kernels.random_calls import fault
 from steerdit.kernels import reference
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_its_measurement_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernels.main(["--device", "cuda"]) == 2
+    assert main(["--device", "cuda"]) == 2
     said = capsys.readouterr().err
     assert "needs an NVIDIA GPU of compute capability 8.0 or later" in said
     assert "Without one, `nox -s bench -- kernels` runs." in said
@@ -34,10 +36,10 @@ def test_random_calls_find_what_is_wrong() -> None:
 
 
 def test_a_process_that_ends_early_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    count, faults = kernel_process.faults_of("steerdit.benchmarks.kernel_cases", "cpu", "5")
+    count, faults = process.faults_of("steerdit.benchmarks.kernels.random_calls", "cpu", "5")
     assert (count, faults) == (5, [])
     with pytest.raises(RuntimeError, match="ended before its last call"):
-        kernel_process.faults_of("steerdit.benchmarks.kernel_cases", "cpu", "many")
+        process.faults_of("steerdit.benchmarks.kernels.random_calls", "cpu", "many")
 
 
 def test_the_tables_of_compiled_kernels() -> None:

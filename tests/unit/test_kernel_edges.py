@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from steerdit import kernels
-from steerdit.benchmarks import kernel_edge_files, kernel_edges
+from steerdit.benchmarks.kernels import edge_files, edges
 
 
 @pytest.mark.parametrize("path", ["reference", "cpu"])
 def test_calls_at_the_edge(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERDIT_KERNELS", path)
-    assert not [said for case in kernel_edges.cases(path) if (said := kernel_edges.said(case))]
+    assert not [said for case in edges.cases(path) if (said := edges.said(case))]
 
 
 def test_files_at_the_edge() -> None:
-    assert not [said for case in kernel_edge_files.cases() if (said := kernel_edges.said(case))]
+    assert not [said for case in edge_files.cases() if (said := edges.said(case))]
 
 
 def test_a_path_that_takes_everything_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,8 +28,8 @@ def test_a_path_that_takes_everything_is_found_out(monkeypatch: pytest.MonkeyPat
         return torch.addmm(bias.to(x), x, rows.to(x).T).topk(min(max(k, 0), len(rows)))
 
     monkeypatch.setattr(kernels, "encode_topk", careless)
-    wrong = [case for case in kernel_edges.cases("cpu") if kernel_edges.said(case)]
+    wrong = [case for case in edges.cases("cpu") if edges.said(case)]
     assert {case.name.split()[0] for case in wrong} == {"encode_topk"}
     groups = Counter(case.group for case in wrong)
     assert groups.keys() == {"k", "not_finite", "mixed_dtypes"}
-    assert groups["k"] == 3 * len(kernel_edges.DTYPES)
+    assert groups["k"] == 3 * len(edges.DTYPES)

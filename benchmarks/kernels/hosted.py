@@ -1,4 +1,4 @@
-"""Steered beside unsteered sampling in the host, for benchmarks/kernels.py."""
+"""Steered beside unsteered sampling in the host."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .kernel_columns import Run
-from .kernel_file import random_bundle
-from .results import Claim, at_most
-from .timing import beside_each_other, described, ratio
+from ..results import Claim, at_most
+from ..timing import beside_each_other, described, ratio
+from .bundle_file import random_bundle
+from .columns import Run
 
 SITES = ("double.1.image", "single.0.image", "single.1.image")
-
 
 CLOSED = 1000.0
 """Scores come to about half of it: what a benign picture's gates cost, records and all."""
@@ -26,9 +25,9 @@ def claims_c(
     Args:
         pictures: sizes of a batch. The claims are of the last; the rows hold all.
     """
-    from ..host.sampling import Sampling, encode_prompts, sample_prompts
-    from ..nodes.steer import RepelNode
-    from .emoji_scenes import in_host
+    from ...host.sampling import Sampling, encode_prompts, sample_prompts
+    from ...nodes.steer import RepelNode
+    from ..emoji_scenes import in_host
 
     model, clip = in_host.generator(), in_host.text_encoder()
     width = model.get_model_object("diffusion_model").hidden_size

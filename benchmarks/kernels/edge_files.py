@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..steering.formats.bundle import open_bundle
-from ..steering.formats.foreign import ORIENTATIONS, Declared, open_foreign
-from ..steering.formats.header import Base, BundleHeader, Made, SaeSite
-from ..steering.formats.writing import write_bundle
-from ..steering.sites import Site
-from .kernel_edges import Case, refused
+from ...steering.formats.bundle import open_bundle
+from ...steering.formats.foreign import ORIENTATIONS, Declared, open_foreign
+from ...steering.formats.header import Base, BundleHeader, Made, SaeSite
+from ...steering.formats.writing import write_bundle
+from ...steering.sites import Site
+from .edges import Case, refused
 
 WIDTH, LATENTS, K = 6, 15, 4
 ALL = list(range(WIDTH))

@@ -1,6 +1,6 @@
-"""What it costs to make a Repel of a few latents of a whole dictionary's file, for benchmarks/kernels.py.
+"""What it costs to make a Repel of a few latents of a whole dictionary's file.
 
-python -m steerdit.benchmarks.kernel_file BUNDLE        seconds and bytes of the first time in a process, as JSON
+python -m steerdit.benchmarks.kernels.bundle_file WARM-UP BUNDLE      seconds and bytes of the second, as JSON
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 
 import torch
 
-from ..steering import Gate, Repel, SelectedLatents
-from ..steering.formats import header
-from ..steering.formats.bundle import open_bundle
-from ..steering.formats.writing import write_bundle
-from ..steering.sites import Site
-from .results import Claim, at_most
-from .timing import peak_bytes
-
-SEED = 20
+from ...steering import Gate, Repel, SelectedLatents
+from ...steering.formats import header
+from ...steering.formats.bundle import open_bundle
+from ...steering.formats.writing import write_bundle
+from ...steering.sites import Site
+from ..results import Claim, at_most
+from ..timing import peak_bytes
+from .settings import SEED
 
 
 def claims_f(rows: dict[str, Any], folder: Path, width: int, latents: int) -> dict[str, Claim]:

@@ -1,14 +1,14 @@
-"""The table of compiled kernels and of their rooflines, for benchmarks/kernels.py: no GPU is needed."""
+"""The table of compiled kernels and of their rooflines: no GPU is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .results import Claim, at_most
+from ..results import Claim, at_most
 
 if TYPE_CHECKING:
-    from ..kernels.triton.compile import Compiled
+    from ...kernels.triton.compile import Compiled
 
 
 def claims_d(rows: dict[str, Any], architectures: Sequence[int] | None = None) -> dict[str, Claim]:
@@ -17,9 +17,9 @@ def claims_d(rows: dict[str, Any], architectures: Sequence[int] | None = None) -
     Args:
         architectures: None means all six, some 500 variants of half a second.
     """
-    from ..kernels.triton import compile as compiler
-    from ..kernels.triton import configs
-    from ..kernels.triton.bytes import rooflines, steering_over_minimum
+    from ...kernels.triton import compile as compiler
+    from ...kernels.triton import configs
+    from ...kernels.triton.bytes import rooflines, steering_over_minimum
 
     made = list(compiler.compiled_all(architectures or tuple(configs.ARCHITECTURES)))
     lines, steering = rooflines(), steering_over_minimum()

@@ -1,4 +1,4 @@
-"""Speed of the kernels on an NVIDIA GPU: ``python -m steerdit.benchmarks.kernels_cuda --device cuda``.
+"""Speed of the kernels on an NVIDIA GPU: ``python -m steerdit.benchmarks.kernels.cuda --device cuda``.
 
 Each row is a median over CUDA events, with inputs that rotate through more memory than the L2 cache holds, beside the
 roofline of the card (kernels/triton/bytes.py) and what plain torch and sparsify need for the same. Before anything is
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .. import kernels
-from ..kernels import reference
-from . import peers
-from .kernel_cases import fault
-from .results import versions, write
+from ... import kernels
+from ...kernels import reference
+from .. import peers
+from ..results import versions, write
+from .random_calls import fault
 
 SEED = 20
 ROUNDS = 50
@@ -106,9 +106,9 @@ def cases(
     sizes: Sizes, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[str, str, list[Tensor], Callable[[Tensor], object], Any]]:
     """What is computed, which way, its rotating input, the call, and for our own the traffic by the model."""
-    from ..kernels.triton import bytes as model
-    from ..kernels.triton import configs, dictionaries
-    from ..kernels.triton.launch import architecture
+    from ...kernels.triton import bytes as model
+    from ...kernels.triton import configs, dictionaries
+    from ...kernels.triton.launch import architecture
 
     g = torch.Generator(device).manual_seed(SEED)
     t, d, n, k, size = sizes.tokens, sizes.width, sizes.latents, sizes.k, dtype.itemsize
@@ -178,7 +178,7 @@ def cases(
 
 def measured(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> list[Row]:
     """All rows of one size."""
-    from ..kernels.triton.bytes import Gpu
+    from ...kernels.triton.bytes import Gpu
 
     properties = torch.cuda.get_device_properties(device)
     peak = next((found for name, found in PEAKS.items() if name in properties.name), None)
@@ -204,7 +204,7 @@ def missing(device: torch.device) -> str | None:
     if device.type != "cuda" or not torch.cuda.is_available():
         return f"{needs}; torch {torch.__version__} finds no CUDA device. Without one, `nox -s bench -- kernels` runs."
     try:
-        from ..kernels.triton.launch import why_not
+        from ...kernels.triton.launch import why_not
     except ImportError as reason:
         return f"{needs}; {reason}."
     reason = why_not(device, torch.bfloat16)
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lacking := missing(args.device):
         print(lacking, file=sys.stderr)
         return 2
-    from ..kernels import triton as ours
+    from ...kernels import triton as ours
 
     torch.set_grad_enabled(False)
     faults = list(filter(None, (fault(OnDevice(ours, args.device), number) for number in range(CALLS))))

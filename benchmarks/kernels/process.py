@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ..kernels.dispatch import VARIABLE
+from ...kernels.dispatch import VARIABLE
 
 PATHS = ("reference", "cpu", "triton")
 """What a process can be asked to check; triton runs in its interpreter, on the CPU."""

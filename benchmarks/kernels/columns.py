@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .. import kernels
-from . import peers
+from ... import kernels
+from .. import peers
 
 Run = Callable[[], object]
 

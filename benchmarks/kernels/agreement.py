@@ -1,4 +1,4 @@
-"""Whether the paths of the kernels agree with the reference, and what they do at the edge, for kernels.py."""
+"""Whether the paths of the kernels agree with the reference, and what they do at the edge."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import Counter
 from importlib.util import find_spec
 from typing import Any
 
-from . import kernel_edge_files, kernel_edges
-from .kernel_process import PATHS, faults_of
-from .results import Claim, at_most
+from ..results import Claim, at_most
+from . import edge_files, edges, random_calls
+from .process import PATHS, faults_of
 
 SHOWN = 10
 """Faults that go into the results; their number is the claim."""
@@ -24,7 +24,7 @@ def claims_e(rows: dict[str, Any], calls: int) -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
     rows["e"] = {}
     for path in paths()[1:]:
-        count, faults = faults_of(f"{__package__}.kernel_cases", path, str(calls))
+        count, faults = faults_of(random_calls.__name__, path, str(calls))
         rows["e"][path] = {"calls": count, "faults": faults[:SHOWN]}
         claims[f"e.{path}.wrong"] = at_most(len(faults), 0, count)
     return claims
@@ -34,11 +34,11 @@ def claims_g(rows: dict[str, Any]) -> dict[str, Claim]:
     """Calls and files at the edge: how many are neither refused by name nor right."""
     checked, wrong = Counter[str](), list[str]()
     for path in paths():
-        checked.update(case.group for case in kernel_edges.cases(path))
-        wrong += faults_of(f"{__package__}.kernel_edges", path)[1]
-    for case in kernel_edge_files.cases():
+        checked.update(case.group for case in edges.cases(path))
+        wrong += faults_of(edges.__name__, path)[1]
+    for case in edge_files.cases():
         checked[case.group] += 1
-        wrong += filter(None, [kernel_edges.said(case)])
+        wrong += filter(None, [edges.said(case)])
     failed = Counter(fault.split(":")[0] for fault in wrong)
     rows["g"] = {"checked": dict(checked), "faults": wrong[:SHOWN]}
     return {f"g.{group}.wrong": at_most(failed[group], 0, count) for group, count in checked.items()}

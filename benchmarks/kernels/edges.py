@@ -1,6 +1,6 @@
 """Calls at the edge of what kernels take: each gives the right result or an error that names what is wrong.
 
-    python -m steerdit.benchmarks.kernel_edges cpu        prints what goes wrong; so for reference and triton
+    python -m steerdit.benchmarks.kernels.edges cpu        prints what goes wrong; so for reference and triton
 
 Numbers are small and whole, so that the results of two memory layouts are equal to the bit.
 """
@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import kernels
-from .kernel_process import reported
+from ... import kernels
+from .process import reported
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TOKENS, WIDTH, LATENTS, K = 3, 16, 40, 4

@@ -1,6 +1,6 @@
 """Random calls of every kernel, held against the reference: what a path selects exactly, what it sums to rounding.
 
-    python -m steerdit.benchmarks.kernel_cases cpu 1000        prints what differs; so for reference and triton
+    python -m steerdit.benchmarks.kernels.random_calls cpu 1000        prints what differs; so for reference and triton
 
 Numbers are small multiples of a power of two, so that every product and sum of pre-activations is exact in any order
 and in any dtype: ties are heavy, and a wrong choice cannot hide behind rounding. A call is drawn from its number.
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import reference
-from .kernel_process import reported
+from ... import kernels
+from ...kernels import reference
+from .process import reported
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -227,7 +228,7 @@ CHECKS: dict[str, Callable[[Any, Call, torch.Generator], str | None]] = {
 def main() -> int:
     path, count = sys.argv[1], int(sys.argv[2])
     torch.set_grad_enabled(False)
-    module = importlib.import_module(f"...kernels.{path}", __spec__.name)
+    module = importlib.import_module(f"{kernels.__name__}.{path}")
     return reported([fault(module, number) for number in range(count)])
 
 
