@@ -46,7 +46,7 @@ Press **Run** and wait some minutes (on the CPU). From left to right:
 The weapon goes, what stands beside it stays. Then try
 
 - `a glass of milk and a banana`: nothing is found, and both pictures are the same, bit for bit;
-- *core* 1, *ring* 1 and *noise* 0: nothing is restricted, and Flow Mask shows what would have been.
+- *end_percent* 0: nothing is restricted, and Flow Mask shows what would have been.
 """,
     "edit": """# An edit is kept from carrying on what is unsafe
 

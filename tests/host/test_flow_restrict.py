@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steerdit.host.attach import attach_flow, attention_sites
-from steerdit.host.run import find_flows
+from steerdit.host.run import find_flows, forget_logs
 from steerdit.nodes.flow import RestrictFlowNode
 from steerdit.nodes.flow_mask import FlowMaskNode
 from steerdit.steering import SteeringError
@@ -309,6 +309,21 @@ def test_a_threshold_that_marks_everything_is_told(tmp_path: Path) -> None:
     *_, table = FlowMaskNode.execute(samples={"samples": found}).args
     assert "warning: " in table
     assert "marks the whole picture" in table
+
+
+def test_restricted_at_no_step_it_looks_all_the_same(tmp_path: Path) -> None:
+    model, noise = model_of("flux", tmp_path), start("flux")
+    asked = {"threshold": "given", "threshold_value": -1e6, "noise": 0.999}
+    looked = restricted(model, anchors(tmp_path, "flux"), end_percent=0.0, **asked)
+    found = sample(looked, *prompts("flux"), noise)
+    assert torch.equal(found, sample(model, *prompts("flux"), noise))
+    mask, _, marked, _ = FlowMaskNode.execute(samples={"samples": found}).args
+    assert marked
+    assert mask.any()
+    blind = restricted(model, anchors(tmp_path, "flux"), startup_percent=0.0, **asked)
+    forget_logs()  # the same picture came out of the run above
+    unseen = sample(blind, *prompts("flux"), noise)
+    assert "never looked" in refusal(lambda: FlowMaskNode.execute(samples={"samples": unseen}))
 
 
 def test_numbers_that_are_none_stop_the_run(tmp_path: Path) -> None:
