@@ -184,6 +184,15 @@ def test_a_finished_recording_is_not_made_again(tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "recording").iterdir()}
     whole(model, "flux", tmp_path / "recording")
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "recording").iterdir()} == before
+    said = files(tmp_path / "recording")
+    (tmp_path / "recording" / "shard-00001.safetensors").unlink()
+    whole(model, "flux", tmp_path / "recording")
+    assert files(tmp_path / "recording") == said
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "recording").iterdir()}
+    assert {name for name, stamp in stamps.items() if stamp != before[name]} == {
+        "manifest.json",
+        "shard-00001.safetensors",
+    }
 
 
 @pytest.mark.parametrize(

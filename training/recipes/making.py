@@ -224,10 +224,11 @@ def _recorded(
     recipe: Recipe, lists: Lists, name: str, work: Work, host: Host, course: Course, shard: tuple[int, int]
 ) -> Recording | None:
     folder = work.path(recording_name(recipe, lists, name))
-    whole = (folder / MANIFEST).exists()
+    there = open_recording(folder) if (folder / MANIFEST).exists() else None
+    whole = there is not None and all((folder / entry.file).exists() for entry in there.manifest.shards)
     course.stage(f"record {name}", whole)
     if whole:
-        return open_recording(folder)
+        return there
     return host.record(lists.named()[name], folder.name, shard, course)
 
 

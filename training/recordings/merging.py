@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,8 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
     read and held against its hash.
 
     Args:
-        parts: folders of the same recording, each with some of its shards; ``folder`` may be one of them.
+        parts: folders of the same recording, each with some of its shards; ``folder`` may be one of them, and is one
+            where it holds a recording.
 
     Raises:
         SteeringError: the parts are of different recordings, a shard is missing or damaged, or the disk is full.
@@ -32,6 +34,8 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
         )
     target = Path(folder)
     sources = [Path(part) for part in parts]
+    if _is_begun(target) and not any(source.exists() and source.samefile(target) for source in sources):
+        sources.append(target)
     plans = [_plan(source) for source in sources]
     for source, (plan, _) in zip(sources[1:], plans[1:]):
         require_same(plan, plans[0][0], source)
@@ -80,6 +84,28 @@ def _plan(folder: Path) -> tuple[Manifest, dict[int, ShardEntry]]:
         found="neither",
         remedy="Name the folders that `record --shard` wrote.",
     )
+
+
+def _is_begun(target: Path) -> bool:
+    """Whether the folder has a recording of its own, which is then one more part.
+
+    Raises:
+        SteeringError: it has something else.
+    """
+    if not target.is_dir():
+        return False
+    names = [path.name for path in target.iterdir() if path.name[0] != "."]
+    if manifests.FILE in names or PLAN in names:
+        return True
+    stray = [name for name in names if not re.fullmatch(r"shard-\d+\.safetensors", name)]
+    if stray:
+        raise SteeringError(
+            str(target),
+            expected="an empty folder, one of the parts, or one with this recording",
+            found=stray[0],
+            remedy="Choose another folder.",
+        )
+    return False
 
 
 def _require_one_story(known: tuple[Path, ShardEntry] | None, source: Path, entry: ShardEntry) -> None:

@@ -323,7 +323,7 @@ class Recording:
                 str(path),
                 expected="the shard",
                 found="no such file",
-                remedy="Get a whole copy of the recording.",
+                remedy="Record again with the same settings, which makes this shard alone, or get a whole copy.",
             )
         stamp = path.stat().st_size, path.stat().st_mtime_ns
         if self._verified.get(entry.file) != stamp:
@@ -333,7 +333,8 @@ class Recording:
                     str(path),
                     expected=f"the hash {entry.sha256[:12]}… that the manifest gives",
                     found=f"{found[:12]}…, {stamp[0]} bytes: the file was cut short or edited",
-                    remedy=DAMAGED,
+                    remedy="Delete it and record again with the same settings, which makes this shard alone, or get a "
+                    "sound copy.",
                 )
             self._verified[entry.file] = stamp
         return OpenContainer(read_container(path))

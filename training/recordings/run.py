@@ -221,10 +221,12 @@ def record(
         announce(_estimate(manifest, writer.rows, writer.missing, writer.folder))
     writer.require_space()
     if writer.missing:
-        course = _Course(writer, progress, interrupted)
-        make = _read_text if set(manifest.sites) == {Site("text")} else _sampled
-        for hand in make(model, encoder, plan, sampling, course):
-            writer.write(hand.number, hand.rows())
+        with writer.at_work():
+            course = _Course(writer, progress, interrupted)
+            make = _read_text if set(manifest.sites) == {Site("text")} else _sampled
+            for hand in make(model, encoder, plan, sampling, course):
+                writer.write(hand.number, hand.rows())
+            writer.finish()
     return open_recording(writer.folder) if writer.finish() is not None else None
 
 

@@ -11,9 +11,10 @@ import dataclasses
 import json
 import math
 import os
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +25,14 @@ from ...steering.errors import SteeringError
 from ...steering.formats.container import Buffer, sha256_of, write_container
 from ...steering.formats.fields import Field, parse_json
 from ...steering.sites import Site
+from ..alone import alone
 from . import manifest as manifests
 from .manifest import DAMAGED, DTYPES, Manifest, ShardEntry, difference, read_shard, shard_file, shard_value
 
 PLAN = "plan.json"
 PARTS = "part-*-of-*.json"
 LEFT_OVER = ".*.partial"
+LOCKS = ".part-*.lock"
 """What a process that was killed may leave behind."""
 KINDS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int32: "I32"}
 LABELLING = 12
@@ -96,6 +99,36 @@ class RecordingWriter:
         self.missing = [number for number in range(index, len(rows), count) if number not in self.finished]
         """Numbers of the shards that this process has still to write."""
 
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """Around all writing: no other process writes the same part meanwhile.
+
+        A whole recording that has lost shards is an unfinished one from here on. What others have finished since this
+        writer was made is no longer missing.
+
+        Raises:
+            SteeringError: another process is at it, or the folder cannot be written.
+        """
+        with alone(self.part.with_name(f".{self.part.name}.lock"), "recording of a part"):
+            try:
+                self._begin()
+            except OSError as reason:
+                raise self.failed(reason) from reason
+            yield
+
+    def _begin(self) -> None:
+        self.finished = self._opened()
+        self.missing = [number for number in self.missing if number not in self.finished]
+        for number in self.missing:  # what a process that was killed has left
+            for path in self.folder.glob(f".{shard_file(number)}.*.partial"):
+                path.unlink(missing_ok=True)
+        whole = self.folder / manifests.FILE
+        if self.missing and whole.exists():
+            self.own = dict(self.finished)
+            write_text(self.part, part_text(self.own))
+            write_text(self.folder / PLAN, self.manifest.text())
+            whole.unlink()
+
     def _opened(self) -> dict[int, ShardEntry]:
         """The shards that are there, of whichever process; the plan is written if it is the first to come."""
         whole, plan = self.folder / manifests.FILE, self.folder / PLAN
@@ -104,7 +137,7 @@ class RecordingWriter:
                 there = Manifest.parse(path.read_bytes(), str(path))
                 require_same(there, self.manifest, path)
                 if path is whole:
-                    return dict(enumerate(there.shards))
+                    return there_are(self.folder, dict(enumerate(there.shards)))
                 return known_shards(self.folder, self.manifest)
         ours = {manifests.FILE, PLAN}  # another process may begin at this very moment
         stray = [path for path in self.folder.iterdir() if path.name[0] != "." and path.name not in ours]
@@ -159,9 +192,8 @@ class RecordingWriter:
             tensors |= {f"{site}.{part}": tensor for part, tensor in rows._asdict().items()}
         first, stop = self.manifest.ranges()[number]
         path = self.folder / shard_file(number)
-        partial = self.folder / f".{path.name}.partial"
+        partial = self.folder / f".{path.name}.{secrets.token_hex(4)}.partial"
         try:
-            partial.unlink(missing_ok=True)
             write_container(
                 partial,
                 {"format": manifests.FORMAT, "samples": f"{first}-{stop}"},
@@ -225,6 +257,9 @@ def tidy(folder: Path) -> None:
     """Removes from the folder of a whole recording what led to it."""
     for path in (folder / PLAN, *folder.glob(PARTS), *folder.glob(LEFT_OVER)):
         path.unlink(missing_ok=True)
+    for path in folder.glob(LOCKS):
+        with suppress(OSError):  # Windows removes none that is held
+            path.unlink()
 
 
 def known_shards(folder: Path, manifest: Manifest) -> dict[int, ShardEntry]:
@@ -232,7 +267,12 @@ def known_shards(folder: Path, manifest: Manifest) -> dict[int, ShardEntry]:
     known: dict[int, ShardEntry] = {}
     for part in sorted(folder.glob(PARTS)):
         known |= read_part(part, manifest)
-    return {number: entry for number, entry in known.items() if (folder / entry.file).exists()}
+    return there_are(folder, known)
+
+
+def there_are(folder: Path, shards: Mapping[int, ShardEntry]) -> dict[int, ShardEntry]:
+    """Those of the shards whose files are there."""
+    return {number: entry for number, entry in shards.items() if (folder / entry.file).exists()}
 
 
 def read_part(path: Path, manifest: Manifest) -> dict[int, ShardEntry]:
