@@ -3,8 +3,9 @@
 Claims e: tokens per second and FVU. Claims f: what is killed goes on to the same bytes (trainer_kills.py for training,
 adaptation_kills.py for adaptation).
 All see the same batches, in turns, with the same latents, k, rate, schedule and thread; the time is that of whole
-steps, and the FVU that of the same held-out activations when all steps are made. Activations are of a recording
-(--recording and --site), or drawn: sums of few of many directions of uneven frequency, with noise and a mean.
+steps, and the FVU that of the same held-out activations when all steps are made. Activations at the width of the
+emoji-scenes FLUX are of a recording of it, or of another (--recording and --site); those of larger models are drawn:
+sums of few of many directions of uneven frequency, with noise and a mean.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ..training.dictionaries.config import TrainingConfig
 from . import adaptation_kills, trainer_columns
+from .hosting.in_process import boot
 from .results import Claim, at_least, at_most, versions, write
 from .timing import beside_each_other, described
 from .trainer_kills import kills
@@ -42,11 +44,13 @@ class Case:
     precision: str = "float32"
     k: int = 32
     dead_after: int = trainer_columns.NEVER
+    recorded: bool = False
 
     @property
     def name(self) -> str:
         aux = "" if self.dead_after == trainer_columns.NEVER else ".dead"
-        return f"e.{self.width}.{self.activation}.{self.precision}{aux}"
+        source = "recorded" if self.recorded else "drawn"
+        return f"e.{source}.{self.width}.{self.activation}.{self.precision}{aux}"
 
     def config(self) -> TrainingConfig:
         return TrainingConfig(
@@ -63,15 +67,16 @@ class Case:
 
 
 CASES = (
-    Case(192, 3072, 2048, 600),
-    Case(192, 3072, 2048, 600, "batchtopk"),
-    Case(192, 3072, 2048, 200, dead_after=20 * 2048),
-    Case(768, 6144, 2048, 120),
-    Case(768, 6144, 2048, 120, "batchtopk"),
-    Case(768, 6144, 2048, 120, "topk", "bfloat16"),
-    Case(3072, 12288, 512, 40),
+    Case(256, 2048, 2048, 400, recorded=True),
+    Case(256, 2048, 2048, 400, "batchtopk", recorded=True),
+    Case(256, 2048, 2048, 200, dead_after=20 * 2048, recorded=True),
+    Case(768, 6144, 2048, 60),
+    Case(768, 6144, 2048, 60, "topk", "bfloat16"),
+    Case(3072, 12288, 512, 20),
 )
 TINY = (Case(32, 128, 64, 20, k=4), Case(32, 128, 64, 20, "batchtopk", k=4))
+PICTURES = 64
+SITE = "double.1.image"
 
 
 def drawn(width: int, count: int, batches: int, seed: int = SEED) -> tuple[Tensor, list[Tensor]]:
@@ -105,6 +110,15 @@ def recorded(folder: Path, site: str, count: int, batches: int) -> tuple[Tensor,
         found += [batch for batch, _ in zip(data.batches(epoch, 0), range(batches - len(found)))]
         epoch += 1
     return data.held, found
+
+
+def record(folder: Path) -> None:
+    """Records the emoji-scenes FLUX, as the benchmark `recordings` does."""
+    from . import recordings
+    from .emoji_scenes import in_host
+
+    with torch.inference_mode():
+        recordings.Subject(in_host.generator(), in_host.text_encoder(), PICTURES).record(folder)
 
 
 def measured(
@@ -167,29 +181,37 @@ def main() -> None:
     ask.add_argument(
         "--kills", type=int, default=10, help="random points at which a training and an adaptation are killed"
     )
-    ask.add_argument("--recording", type=Path, help="take its activations, at its width")
-    ask.add_argument("--site")
+    ask.add_argument(
+        "--recording", type=Path, help="instead of one of the emoji-scenes FLUX; all cases at its width"
+    )
+    ask.add_argument("--site", default=SITE)
     args = ask.parse_args()
     torch.set_num_threads(1)
     cases = TINY if args.tiny else CASES
     if args.only:
         cases = tuple(case for case in cases if case.name in args.only.split(","))
+    host = boot() if any(case.recorded for case in cases) and not args.recording else ""
     rows: dict[str, Any] = {}
     claims: dict[str, Claim] = {}
-    for case in cases:
-        if args.steps:
-            case = replace(case, steps=args.steps)
-        count = min(case.steps, 64)
-        if args.recording:
-            held, batches = recorded(args.recording, args.site, case.batch, count)
-            case = replace(case, width=held.shape[1], latents=case.latents // case.width * held.shape[1])
-        else:
-            held, batches = drawn(case.width, case.batch, count)
-        found = measured(case, held, batches, rows, args.columns and args.columns.split(","))
-        row = rows[case.name]
-        for name, speed in row["tokens_per_second"].items():
-            print(f"{case.name} {name}: {speed:,.0f} tokens/s, FVU {row['fvu'][name]:.4f}", flush=True)
-        claims |= found
+    with tempfile.TemporaryDirectory() as place:
+        folder = args.recording or Path(place) / "recording"
+        if host:
+            record(folder)
+        for case in cases:
+            if args.steps:
+                case = replace(case, steps=args.steps)
+            count = min(case.steps, 64)
+            if args.recording or case.recorded:
+                held, batches = recorded(folder, args.site, case.batch, count)
+                times = case.latents // case.width
+                case = replace(case, width=held.shape[1], latents=times * held.shape[1], recorded=True)
+            else:
+                held, batches = drawn(case.width, case.batch, count)
+            found = measured(case, held, batches, rows, args.columns and args.columns.split(","))
+            row = rows[case.name]
+            for name, speed in row["tokens_per_second"].items():
+                print(f"{case.name} {name}: {speed:,.0f} tokens/s, FVU {row['fvu'][name]:.4f}", flush=True)
+            claims |= found
     with tempfile.TemporaryDirectory() as made:
         if args.kills:
             for name, of in (("f", kills), ("f.adapt", adaptation_kills.kills)):
@@ -201,8 +223,17 @@ def main() -> None:
     if not (args.tiny or args.steps or args.only or args.columns):
         found = versions("torch", "numpy", "sae-lens", "eai-sparsify", "dictionary-learning")
         machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
-        source = "drawn" if args.recording is None else f"{args.recording.name} {args.site}"
-        write("trainers", claims, machine=machine, source=source, rows=rows, seed=SEED, versions=found)
+        source = args.recording.name if args.recording else "emoji-scenes-flux"
+        write(
+            "trainers",
+            claims,
+            machine=machine,
+            recording=f"{source}, {args.site}",
+            rows=rows,
+            seed=SEED,
+            host=host,
+            versions=found,
+        )
 
 
 if __name__ == "__main__":
