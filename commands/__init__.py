@@ -1,1 +1,4 @@
-"""Commands for long work that needs models and recordings; they offer what the nodes offer, over the same functions."""
+"""The commands of `python -m steerdit`: what nodes offer, for long work and machines without a screen.
+
+Each module has `add_arguments(parser)` and `run(arguments) -> int`, over the functions that the nodes use too.
+"""

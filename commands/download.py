@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ...steering.errors import DownloadCancelled, SteeringError
-from ..download import download
-from ..manifest import PACK, HubFile, read_manifest
+from ..delivery.download import download
+from ..delivery.manifest import PACK, HubFile, read_manifest
+from ..steering.errors import DownloadCancelled, SteeringError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ...steering.errors import BundleError, SteeringError
-from ...steering.formats.container import read_container
-from ..manifest import PACK, Manifest, Shipped, read_manifest
-from ..transport import Digest
+from ..delivery.manifest import PACK, Manifest, Shipped, read_manifest
+from ..delivery.transport import Digest
+from ..steering.errors import BundleError, SteeringError
+from ..steering.formats.container import read_container
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def _verify(file: Path, manifest: Manifest) -> str:
                 remedy="Fetch it again with `python -m steerdit download`.",
             )
         proven.append(f"is {entry.name} of the manifest")
-    from ...steering.formats.bundle import KEY, verify  # torch comes with it, so only now
+    from ..steering.formats.bundle import KEY, verify  # torch comes with it, so only now
 
     if KEY in container.metadata:
         bundle = verify(file)

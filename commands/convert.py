@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ...steering.errors import BundleError, SteeringError
-from ...steering.formats.bundle import TORCH_DTYPES
-from ...steering.formats.foreign import (
+from ..steering.errors import BundleError, SteeringError
+from ..steering.formats.bundle import TORCH_DTYPES
+from ..steering.formats.foreign import (
     AUTO,
     FORMATS,
     ORIENTATIONS,
@@ -22,10 +22,10 @@ from ...steering.formats.foreign import (
     read_config,
     understood,
 )
-from ...steering.formats.foreign.control_vector import read_control_vector
-from ...steering.formats.foreign.imported import UNKNOWN, Placed, write_dictionary
-from ...steering.formats.foreign.pickles import SUFFIXES, load_pickle
-from ...steering.formats.header import FAMILY_BLOCKS
+from ..steering.formats.foreign.control_vector import read_control_vector
+from ..steering.formats.foreign.imported import UNKNOWN, Placed, write_dictionary
+from ..steering.formats.foreign.pickles import SUFFIXES, load_pickle
+from ..steering.formats.header import FAMILY_BLOCKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
