@@ -1,19 +1,25 @@
-"""Where bundles live in the host: `models/steering`, and whatever extra_model_paths.yaml adds under `steering`."""
+"""Where the host keeps bundles, what people give, and what is made for them.
+
+Bundles live in `models/steering`, and in whatever extra_model_paths.yaml adds under `steering`; lists of prompts and
+pairs in the host's input folder; recordings, trainings and adaptations in `steerdit` in its output folder.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..steering.errors import BundleError
+from ..steering.errors import BundleError, SteeringError
 
 KEY = "steering"
 EXTENSION = ".safetensors"
 VECTORS = (".gguf", ".safetensors")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
+OUTPUT = "a folder in the host's output folder"
 
 
 def register_steering_folder() -> None:
@@ -100,15 +106,70 @@ def new_file(name: str, ending: str) -> Path:
     Raises:
         BundleError: the name could lead elsewhere.
     """
-    plain = name.strip().removesuffix(ending)
-    if not NAME.fullmatch(plain):
-        raise BundleError(
-            f"name {name!r}",
-            expected="letters, digits, spaces, and . _ - within, at most 100",
-            found=repr(name),
-            remedy=f"Choose a plain name; it becomes a file in {bundle_folders()[0]}.",
+    folder = bundle_folders()[0]
+    plain = _plain(name.strip().removesuffix(ending), BundleError, f"a file in {folder}")
+    return folder / f"{plain}{ending}"
+
+
+def list_inputs(suffixes: Collection[str]) -> list[str]:
+    """Files with such endings in the host's input folder, by their paths in it, sorted."""
+    folder = Path(_host_folders().get_input_directory())
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and path.is_file()
+    )
+
+
+def resolve_input(name: str, suffixes: Collection[str]) -> Path:
+    """The file behind a name of `list_inputs`.
+
+    Raises:
+        SteeringError: there is none of that name in the input folder.
+    """
+    if name not in list_inputs(suffixes):
+        folder = _host_folders().get_input_directory()
+        raise SteeringError(
+            f"file {name!r}",
+            expected=f"a file ending in {', '.join(suffixes)} in {folder}",
+            found="none of that name",
+            remedy="Put the file there and press R to refresh the list.",
         )
-    return bundle_folders()[0] / f"{plain}{ending}"
+    return Path(_host_folders().get_input_directory()) / name
+
+
+def recordings_folder() -> Path:
+    """Where recordings go."""
+    return _made() / "recordings"
+
+
+def adaptations_folder() -> Path:
+    """Where adaptations of decoders keep their checkpoints, each in a folder of its own."""
+    return _made() / "adaptations"
+
+
+def training_folder(name: str) -> Path:
+    """The folder of a training of that name, there or not.
+
+    Raises:
+        SteeringError: the name could lead elsewhere.
+    """
+    return _made() / "trainings" / _plain(name, SteeringError, OUTPUT)
+
+
+def recording_folder(name: str) -> Path:
+    """The folder of a recording of that name, there or not.
+
+    Raises:
+        SteeringError: the name could lead elsewhere.
+    """
+    return recordings_folder() / _plain(name, SteeringError, OUTPUT)
+
+
+def list_recordings(manifest: str) -> list[str]:
+    """Names of the recordings that have this file, sorted."""
+    folder = recordings_folder()
+    return sorted(path.parent.name for path in folder.glob(f"*/{manifest}")) if folder.exists() else []
 
 
 def file_fingerprint(path: Path | None) -> str:
@@ -120,6 +181,24 @@ def file_fingerprint(path: Path | None) -> str:
     except OSError:
         return "missing"
     return f"{path}:{status.st_mtime_ns}:{status.st_size}"
+
+
+def _made() -> Path:
+    """Where the pack keeps what it makes, bundles apart."""
+    return Path(_host_folders().get_output_directory()) / "steerdit"
+
+
+def _plain(name: str, kind: type[SteeringError], becomes: str) -> str:
+    """The name without spaces around it, of which nothing leads out of a folder."""
+    plain = name.strip()
+    if not NAME.fullmatch(plain):
+        raise kind(
+            f"name {name!r}",
+            expected="letters, digits, spaces, and . _ - within, at most 100",
+            found=repr(name),
+            remedy=f"Choose a plain name; it becomes {becomes}.",
+        )
+    return plain
 
 
 def _host_folders() -> Any:

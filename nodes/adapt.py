@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ..host.data_folders import adaptations_folder
+from ..host.folders import adaptations_folder
 from ..host.progress import byte_progress, show_text, stop_if_interrupted
 from ..steering.errors import SteeringError
 from . import offered

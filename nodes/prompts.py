@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..host.data_folders import list_inputs, resolve_input
-from ..host.folders import file_fingerprint
+from ..host.folders import file_fingerprint, list_inputs, resolve_input
 from ..host.progress import show_text
 from ..steering.errors import SteeringError
 from . import offered

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..host.data_folders import list_recordings, recording_folder
-from ..host.folders import file_fingerprint
+from ..host.folders import file_fingerprint, list_recordings, recording_folder
 from ..host.progress import byte_progress, interrupted, show_text, stop_if_interrupted
 from ..host.sampling import samplers, schedulers
 from ..steering.errors import SteeringError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ..host.data_folders import training_folder
+from ..host.folders import training_folder
 from ..host.progress import interrupted, picture_progress, show_text, stop_if_interrupted
 from ..steering.errors import SteeringError
 from . import offered
