@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ from ..steering.errors import SteeringError
 from ..steering.sites import Site
 from .adaptation import Stream, adapt, identity_of, judged
 from .adaptation_terms import AdaptationConfig, Examples, Losses, solve
+from .alone import alone
 from .assembling import origin_of
+from .dictionaries.checkpoint import tidy
 from .dictionaries.job import digest_of
 from .dictionaries.result import TrainedSAE
 from .recordings import Pairs, Recording
@@ -126,22 +129,40 @@ def adapt_sae(
         ]
     )
     folder = None if checkpoints is None else checkpoints / identity_of(sae, config, latents, data)[:16]
-    found = adapt(
-        sae,
-        stream,
-        replay,
-        config,
-        latents=latents,
-        folder=folder,
-        data=data,
-        progress=None if progress is None else lambda step, _: progress(step, config.steps),
-    )
+    with nullcontext() if folder is None else _alone(folder):
+        found = adapt(
+            sae,
+            stream,
+            replay,
+            config,
+            latents=latents,
+            folder=folder,
+            data=data,
+            progress=None if progress is None else lambda step, _: progress(step, config.steps),
+        )
     return Outcome(
         dataclasses.replace(sae, adapted=found.decoder, path=None),
         found.before,
         found.after,
         f"{found.steps} steps",
     )
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """A folder of checkpoints for this process, without what others that were killed have left half written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise SteeringError(
+            str(folder),
+            expected="a folder that can be written",
+            found=reason.strerror or str(reason),
+            remedy="Check its permissions and the free space.",
+        ) from reason
+    with alone(folder / ".lock", "adaptation"):
+        tidy(folder)
+        yield
 
 
 def rows_of(

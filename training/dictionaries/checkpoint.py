@@ -106,6 +106,12 @@ def load(folder: Path, identity: str) -> tuple[dict[str, Tensor], Progress] | No
     return tensors, progress
 
 
+def tidy(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left: each may be as large as a checkpoint."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def _flush(folder: Path) -> None:
     """Makes a rename last through a loss of power, where the system can."""
     if os.name == "posix":

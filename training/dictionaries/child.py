@@ -19,8 +19,8 @@ from .ranks import joined
 from .training import Stopped
 
 ERROR = "error.json"
-DONE, FAILED, STOPPED = 0, 1, 3
-"""Exit statuses."""
+DONE, FAILED, STOPPED, FULL = 0, 1, 3, 4
+"""Exit statuses; FULL is FAILED where not even the reason could be written."""
 
 
 def main(folder: Path) -> int:
@@ -40,8 +40,11 @@ def main(folder: Path) -> int:
     except Stopped:
         return STOPPED
     except SteeringError as refusal:
-        _write_error(folder, refusal)
-        print(refusal, file=sys.stderr)
+        try:
+            _write_error(folder, refusal)
+            print(refusal, file=sys.stderr, flush=True)
+        except OSError:
+            os._exit(FULL)  # Python's own end would flush, fail again, and give another status
         return FAILED
     return DONE
 
@@ -74,5 +77,8 @@ def _write_error(folder: Path, refusal: SteeringError) -> None:
         "remedy": refusal.remedy,
     }
     partial = folder / f".{ERROR}.{secrets.token_hex(4)}.part"
-    partial.write_text(json.dumps(said), encoding="utf-8")
-    os.replace(partial, folder / ERROR)
+    try:
+        partial.write_text(json.dumps(said), encoding="utf-8")
+        os.replace(partial, folder / ERROR)
+    finally:
+        partial.unlink(missing_ok=True)

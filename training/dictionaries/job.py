@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import torch
 from ...steering.errors import SteeringError
 from ...steering.formats.fields import SHA256, Field, parse_json
 from ...steering.sites import Site
+from ..alone import alone
 from ..recordings.manifest import FILE as MANIFEST
 from ..recordings.manifest import LABELS
 from ..recordings.reader import Recording, open_recording
+from .checkpoint import tidy
 from .config import TrainingConfig
 from .data import of_recording
 from .journal import Line
@@ -29,6 +32,9 @@ from .training import never, train
 
 FILE = "job.json"
 RESULT = "sae.safetensors"
+LOCK = ".lock"
+PATIENCE = 20.0
+"""Seconds that a training whose parent is no more has to write its checkpoint, when another begins in its folder."""
 
 REMEDY = "Choose another folder, or delete this one to train anew."
 
@@ -150,9 +156,23 @@ def run(
     """Trains a prepared job in this process, from where it is, and writes its result.
 
     Raises:
-        SteeringError: recording, site or configuration do not fit, or a number is not finite.
+        SteeringError: recording, site or configuration do not fit, a number is not finite, the disk is full, or another
+            process trains in this folder.
         Stopped: as `stop` said; the checkpoint is where it was.
     """
+    with alone(folder / LOCK, "training", PATIENCE) if ranks.first else nullcontext():
+        if ranks.first:
+            tidy(folder)
+        return _run(folder, ranks, device, report, stop)
+
+
+def _run(
+    folder: Path,
+    ranks: Ranks,
+    device: torch.device | str,
+    report: Callable[[Line], None] | None,
+    stop: Callable[[], bool],
+) -> TrainedSAE:
     job = Job.parse((folder / FILE).read_bytes(), str(folder / FILE))
     recording = open_recording(job.recording)
     if digest_of(recording) != job.digest:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...steering.errors import SteeringError
+
 FILE = "progress.jsonl"
 
 
@@ -44,12 +46,26 @@ class Journal:
         try:
             partial.write_text(text, encoding="utf-8")
             _replace(partial, self.path)
+        except OSError as reason:
+            raise self._refused(reason) from reason
         finally:
             partial.unlink(missing_ok=True)
 
     def write(self, line: Line) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(_text(line))
+        """Raises SteeringError where the disk does not take it."""
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(_text(line))
+        except OSError as reason:
+            raise self._refused(reason) from reason
+
+    def _refused(self, reason: OSError) -> SteeringError:
+        return SteeringError(
+            str(self.path),
+            expected="to write how the training goes",
+            found=reason.strerror or str(reason),
+            remedy="Free some space and start again: training goes on from its checkpoint.",
+        )
 
 
 def read(folder: Path) -> list[Line]:

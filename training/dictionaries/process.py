@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -72,6 +73,13 @@ class Training:
             return None
         if status == child.DONE:
             return job.finished(self.folder)
+        if status == child.FULL:
+            raise SteeringError(
+                str(self.folder),
+                expected="a disk that takes what the training writes",
+                found=f"{shutil.disk_usage(self.folder).free} bytes free, or a folder that cannot be written",
+                remedy="Free some space and start again: training goes on from its checkpoint.",
+            )
         raise child.read_error(self.folder) or SteeringError(
             str(self.folder / LOG),
             expected="a training that ends well",
