@@ -17,7 +17,7 @@ import torch
 from ..evaluation.artifacts import artifact_threshold
 from ..evaluation.rates import Rate, rate
 from .hosting.in_process import boot
-from .results import Claim, at_least, at_most, versions, write
+from .results import Claim, at_least, at_most, told, versions, write
 
 SEED = 9001  # no recording and no calibration uses it
 METHODS = ("base", "repel", "blend")
@@ -195,11 +195,7 @@ def main() -> int:
             seed=SEED,
             versions=versions("torch", "safetensors", "numpy"),
         )
-    for name, claim in claims.items():
-        print(
-            f"{'holds' if claim.holds else 'FAILS'}  {name}: {claim.value:.4f} (bound {claim.bound}, n {claim.n})"
-        )
-    return 0 if all(claim.holds for claim in claims.values()) else 1
+    return 0 if told(claims) else 1
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 
 from ... import kernels
 from ..hosting.in_process import boot
-from ..results import Claim, versions, write
+from ..results import Claim, told, versions, write
 from . import cuda
 from .agreement import claims_e, claims_g
 from .bundle_file import claims_f
@@ -65,9 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if letter in args.only:
                 found = measure(sizes, rows, Path(folder))
                 claims |= found
-                for name, claim in found.items():
-                    verdict = "ran  " if args.tiny else "holds" if claim.holds else "FAILS"
-                    print(f"{verdict}  {name}: {claim.value:.4g} (bound {claim.bound})", flush=True)
+                told(found, trial=args.tiny)
     if args.tiny or set(args.only) != set(CLAIMS):
         return 0
     found = versions("torch", "numpy", "triton", "sae-lens", "eai-sparsify", "dictionary-learning")
