@@ -7,7 +7,7 @@ the other pack's override as well. All other attention passes untouched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..steering.errors import SteeringError
 from ..steering.flow.layout import FlowLayout, TokenGrid
-from ..steering.flow.step import FlowModifier, FlowRecord, FlowState, FlowStep
+from ..steering.flow.step import Acted, FlowModifier, FlowRecord, FlowState, FlowStep
 from ..steering.sites import Site
 from .families import Family, Layout
 
@@ -141,9 +141,10 @@ class Attentions:
     ) -> Tensor:
         """What the site's modifiers make of the steered rows' attention, one around another.
 
-        A later modifier's weights hold where two of them mark the same patch.
+        Weights of restrictions that mark the same patch multiply.
         """
         before = unchanged
+        acted: dict[Hashable, Acted] = {}
         for number, modifier in enumerate(modifiers):
             step = FlowStep(
                 site=site,
@@ -156,9 +157,13 @@ class Attentions:
                 seed=self.seed,
                 observe=None if self.observe is None else partial(self.observe, modifier),
                 whole_calls=asked.earlier is not None or number > 0,
+                acted=acted,
             )
             before = partial(modifier, _attend(asked, mine, mask, before), *mine, step)
-        return before()
+        try:
+            return before()
+        finally:
+            acted.clear()  # it refers to the steps, and they to it
 
     def _require_known(self, site: Site, asked: Asked, q: Tensor) -> None:
         if not self.whole:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from .localise import GENERATION, Selection, around, localise, marks_everything
 from .noise import mixed, noise_seed, root_mean_square
 from .restrict import Way, restricted
 from .score import Detector
-from .step import Attend, FlowRecord, FlowState, FlowStep, Region
+from .stacking import stacked
+from .step import Acted, Attend, FlowRecord, FlowState, FlowStep, Region
 
 __all__ = [
     "Attend",
@@ -202,22 +204,41 @@ class RestrictFlow:
         noisy = [image for image in step.images if self._is_noisy(image, step)]
         if not any(groups) and not noisy:
             return attend(q, k, v, step.mask) if plain is None else plain
-        out = restricted(
-            attend,
-            q,
-            k,
-            v,
-            groups,
-            renormalise=self.renormalise,
-            mask=step.mask,
-            heads=self.heads,
-            plain=plain,
-            whole_calls=step.whole_calls,
-            way=self.way,
-        )
-        if noisy:
+        if plain is None and step.whole_calls:
+            plain = attend(q, k, v, step.mask)
+        earlier = [one for other, one in step.acted.items() if other is not self]
+        if earlier and plain is not None and any(groups):
+            out = stacked(
+                attend,
+                q,
+                k,
+                v,
+                groups,
+                earlier,
+                renormalise=self.renormalise,
+                heads=self.heads,
+                mask=step.mask,
+                plain=plain,
+            )
+        else:
+            out = restricted(
+                attend,
+                q,
+                k,
+                v,
+                groups,
+                renormalise=self.renormalise,
+                mask=step.mask,
+                heads=self.heads,
+                plain=plain,
+                whole_calls=step.whole_calls,
+                way=self.way,
+            )
+        noise = partial(self._with_noise, heads=q.shape[1], images=noisy, step=step) if noisy else None
+        if noise is not None:
             # Where anything was restricted the tensor is our own; else it is the host's.
-            out = self._with_noise(out if any(groups) else out.clone(), q.shape[1], noisy, step)
+            out = noise(out if any(groups) else out.clone())
+        step.acted[self] = Acted(groups, self.renormalise, self.heads, noise)
         _require_held(out, groups, step)
         return out
 

@@ -76,7 +76,7 @@ def restricted(
     """
     if not any(groups):
         return attend(q, k, v, mask) if plain is None else plain
-    if way is Way.DIMENSIONS and renormalise and plain is None and all(groups):
+    if way is Way.DIMENSIONS and renormalise and plain is None and all(groups) and not whole_calls:
         return _widened(attend, q, k, v, groups, mask, heads)
     length, width = q.shape[2], q.shape[3]
     chosen = None if heads is None else list(heads)

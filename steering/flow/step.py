@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -70,6 +70,18 @@ class FlowRecord(NamedTuple):
     """Sentences for the user, such as that a threshold marks the whole picture."""
 
 
+class Acted(NamedTuple):
+    """What one restriction has done at a visit, for those that act after it at the same attention."""
+
+    groups: Sequence[Sequence[Group]]
+    """Of each of the R rows."""
+    renormalise: bool
+    heads: tuple[int, ...] | None
+    """Those that were restricted; None is all of them."""
+    noise: Callable[[Tensor], Tensor] | None = None
+    """Mixes its noise into outputs (R, L, h·d), which it writes to and returns; None where it mixes in none."""
+
+
 @dataclass
 class FlowState:
     """What one modifier knows of the pictures of one run; made anew with each run, one for each modifier."""
@@ -115,6 +127,8 @@ class FlowStep:
     whole_calls: bool = False
     """Someone else's override stands behind `attend` and expects all queries of the sequence: the attention is then
     always made as a whole, and only the restricted queries are asked again."""
+    acted: dict[Hashable, Acted] = field(default_factory=dict[Hashable, Acted])
+    """By modifier: what those did that stand behind `attend`. They do it when they are asked."""
 
     @property
     def where(self) -> str:

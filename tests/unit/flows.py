@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from steerdit.steering.flow.groups import Group
 from steerdit.steering.flow.layout import FlowLayout, TokenGrid
-from steerdit.steering.flow.step import FlowRecord, FlowState, FlowStep
+from steerdit.steering.flow.step import Acted, FlowRecord, FlowState, FlowStep
 from steerdit.steering.sites import Site
 
 SITE = Site.parse("single.1.attention")
@@ -102,9 +102,10 @@ def step(
     seed: int | None = 5,
     observe: Callable[[FlowRecord], None] | None = None,
     whole_calls: bool = False,
+    acted: dict[Hashable, Acted] | None = None,
 ) -> FlowStep:
     """A visit, in a model whose noise level falls from 1 to 0."""
     return FlowStep(
         site, sigma, lambda percent: 1 - percent, tuple(images), where, state or FlowState(), mask, seed, observe,
-        whole_calls,
+        whole_calls, {} if acted is None else acted,
     )  # fmt: skip
