@@ -24,6 +24,7 @@ from torch import Tensor
 from ..steering.errors import SteeringError
 from ..steering.firing import FiringLog
 from ..steering.flow.log import FlowLog
+from ..steering.flow.modifier import RestrictFlow
 from ..steering.flow.step import FlowModifier, FlowRecord, FlowState
 from ..steering.sites import Site
 
@@ -65,6 +66,7 @@ class Run:
         self._visited: set[Site] = set()
         self._told = False
         self._states: dict[FlowModifier, FlowState] = {}
+        self._warned: set[FlowModifier] = set()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Run:
         return self  # other packs copy the options that hold it; the run stays one
@@ -81,6 +83,9 @@ class Run:
     def flow_seen(self, modifier: FlowModifier, record: FlowRecord) -> None:
         """Takes note of what a modifier of attention saw."""
         self.flows.add(list(self._states).index(modifier), record)
+        if record.warnings and modifier not in self._warned:
+            self._warned.add(modifier)
+            logging.warning("SteerDiT: %s", " ".join(record.warnings))
 
     def is_whole(self, x: Tensor) -> bool:
         """Whether latents (R, C, H, W) are whole pictures, not the crop of a conditioning's area."""
@@ -142,6 +147,9 @@ class Run:
         """
         _require_visited(self._wanted - self._visited)
         if self._wanted:
+            for modifier, state in self._states.items():
+                if isinstance(modifier, RestrictFlow) and not state.regions:
+                    _warn_of_idle(modifier)
             return
         if not self.calls:
             raise SteeringError(
@@ -154,6 +162,22 @@ class Run:
             "SteerDiT: nothing was steered in this run: none of its noise levels lies between start_percent and "
             "end_percent, or no positive conditioning was sampled."
         )
+
+
+def _warn_of_idle(restriction: RestrictFlow) -> None:
+    """Says that no picture was ever looked at: the user might take it for safe."""
+    part, what = (
+        (restriction.active, "end_percent")
+        if restriction.masks is not None
+        else (restriction.startup, "startup_percent")
+    )
+    logging.warning(
+        "SteerDiT: Restrict Flow looked at no picture in this run, so nothing was restricted: the run begins after its "
+        "%s, %g. Where a picture is made in several parts, or from another one (denoise below 1), raise it, or give a "
+        "mask.",
+        what,
+        part.end_percent,
+    )
 
 
 def _require_visited(missing: Collection[Site]) -> None:

@@ -41,9 +41,12 @@ def steered_call(
     options: dict[str, Any] = {} if transformer_options is None else transformer_options
     model = executor.class_obj
     sigma = float(t.flatten()[0])
-    plan = _plan(options).active(sigma, model.model_sampling.percent_to_sigma)
+    whole = _plan(options)
+    plan = whole.active(sigma, model.model_sampling.percent_to_sigma)
     run: Run = options.get(RUN_KEY) or Run()
     run.calls += 1
+    for modifier in dict.fromkeys(one for at in whole.flows().values() for one in at):
+        run.flow_state(modifier)
     chunks = run.steered_chunks(options)
     if not plan.entries or not chunks:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -132,7 +132,7 @@ class CollectAnchorsNode(io.ComfyNode):
                 io.Mask.Input(
                     "masks",
                     tooltip="One for each picture of Sample Prompts' output `unsafe`, in their order: 1 where it is "
-                    "unsafe. Of any size.",
+                    "unsafe. Of any resolution, in the shape of the pictures.",
                 ),
                 io.String.Input(
                     "name",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
-from torch.nn import functional
 
 from ..steering.errors import SteeringError
+from ..steering.flow.given import on_pixels
 from .schema import schema
 
 if TYPE_CHECKING:
@@ -127,10 +127,7 @@ def paint(image: Tensor | None, core: Tensor, ring: Tensor) -> tuple[Tensor, Ten
             remedy="Decode the same LATENT that goes into samples.",
         )
     image = image[..., :3].float().cpu()
-    core, ring = (
-        functional.interpolate(mask[:, None], size=image.shape[1:3], mode="nearest-exact")[:, 0]
-        for mask in (core, ring)
-    )
+    core, ring = (on_pixels(mask, (image.shape[1], image.shape[2])) for mask in (core, ring))
     painted = image.mean(-1, keepdim=True).expand_as(image)
     for mask, colour in ((core, CORE), (ring, RING)):
         painted = torch.lerp(painted, torch.tensor(colour).expand_as(painted), 0.6 * mask[..., None])

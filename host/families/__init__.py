@@ -161,6 +161,17 @@ def grid_of(latents: Tensor, patch: int) -> tuple[int, int]:
     return height, width
 
 
+def require_pictures(latents: Tensor) -> None:
+    """Refuses latents of videos, and of anything else but pictures (R, C, H, W)."""
+    if latents.ndim != 4:
+        raise SteeringError(
+            "LATENT",
+            expected="latents of pictures, (B, C, H, W)",
+            found=str(tuple(latents.shape)),
+            remedy="Use an empty latent of pictures, made for this model.",
+        )
+
+
 def require_count(site: Site, expected: Sequence[int], available: int) -> None:
     """Refuses a sequence with more or fewer tokens than the call has: ours may have moved in it."""
     if available not in expected:

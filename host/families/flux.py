@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
-from . import Layout, Span, attention_width, grid_of, no_such_site, require_count, require_tokens
+from . import (
+    Layout,
+    Span,
+    attention_width,
+    grid_of,
+    no_such_site,
+    require_count,
+    require_pictures,
+    require_tokens,
+)
 
 
 class Flux:
@@ -75,6 +84,7 @@ class Flux:
 
     def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
         """References lie behind the picture, one after another; how they are numbered moves none of them."""
+        require_pictures(x)
         patch = dit.patch_size
         return Layout(context.shape[1], grid_of(x, patch), tuple(grid_of(one, patch) for one in references))
 

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
-from . import Layout, Span, attention_width, grid_of, no_such_site, require_count, require_tokens
+from . import (
+    Layout,
+    Span,
+    attention_width,
+    grid_of,
+    no_such_site,
+    require_count,
+    require_pictures,
+    require_tokens,
+)
 
 CLIP_TOKENS = 77
 CLIP_WIDTH = 768 + 1280
@@ -60,6 +69,7 @@ class SD3:
 
     def layout(self, dit: Any, x: Tensor, context: Tensor, references: Sequence[Tensor] = ()) -> Layout:
         """There are no references: the host hands this model none."""
+        require_pictures(x)
         return Layout(context.shape[1], grid_of(x, dit.patch_size))
 
     def text(self, context: Tensor) -> slice:

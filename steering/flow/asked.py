@@ -12,6 +12,7 @@ from ..formats.bundle import Bundle
 from ..schedules import Schedule
 from ..selection import ALL, select
 from ..sites import Site, select_sites
+from .given import marked_by
 from .groups import Flow, Weights
 from .localise import EDITING, GENERATION, Selection
 from .modifier import Memory, Noise, RestrictFlow
@@ -110,7 +111,7 @@ def restriction_asked(
     return RestrictFlow(
         site=site,
         detectors=detectors,
-        masks=None if mask is None else mask > 0.5,
+        masks=None if mask is None else marked_by(mask),
         sites=None if set(restricted) == set(available) else frozenset(restricted),
         selection=chosen.selection,
         memory=chosen.memory,
@@ -171,7 +172,7 @@ def described(restriction: RestrictFlow) -> str:
     lines.append(
         f"{restriction.flow.value}: core {weights.core:g}, ring {weights.ring:g}, safe {weights.safe:g} until "
         f"{restriction.active.end_percent:g}; noise {noise:g} until "
-        f"{min(restriction.startup.end_percent, restriction.noisy.end_percent):g}"
+        f"{min(part.end_percent for part in (restriction.startup, restriction.noisy, restriction.active)):g}"
     )
     return "\n".join(lines)
 

@@ -12,6 +12,22 @@ from ..errors import SteeringError
 from .layout import onto
 
 
+def marked_by(masks: Tensor) -> Tensor:
+    """Masks of numbers, of any shape and dtype, as true (above 0.5) and false.
+
+    Raises:
+        SteeringError: a number is none.
+    """
+    if bool(masks.isnan().any()):
+        raise SteeringError(
+            "MASK",
+            expected="numbers from 0 to 1",
+            found="NaN",
+            remedy="Correct what makes the mask: it does not say what is marked.",
+        )
+    return masks > 0.5
+
+
 def require_masks(masks: Tensor) -> None:
     """Refuses what is no batch of masks (M, H, W) bool, and masks that mark nothing."""
     if masks.ndim != 3 or masks.dtype != torch.bool or not masks.numel():
@@ -60,6 +76,23 @@ def given_mask(masks: Tensor, image: int, size: tuple[int, int]) -> Tensor:
             remedy="Bring the mask to the size of the picture that is made.",
         )
     return onto(_padded(mask, size), size)
+
+
+def on_pixels(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (B, h, w) of patches on a picture of another size (H, W), where `given_mask` finds the same patches.
+
+    Where the picture ends within its last patches, they are cut off; sizes that no whole patch explains stretch them.
+    """
+    found = masks
+    for axis, wanted in ((-2, size[0]), (-1, size[1])):
+        there = found.shape[axis]
+        pixels = ceil(wanted / there)
+        if pixels * there - wanted < pixels:
+            found = found.repeat_interleave(pixels, axis).narrow(axis, 0, wanted)
+        else:
+            at = ((torch.arange(wanted, device=masks.device) * 2 + 1) * there) // (2 * wanted)
+            found = found.index_select(axis, at)
+    return found
 
 
 def _padded(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -127,7 +127,12 @@ def test_the_last_steps_mean_is_the_mean_of_what_attention_put_out(folders: Path
 def test_masks_that_do_not_belong_to_the_pictures(folders: Path, tmp_path: Path) -> None:
     _, samples, unsafe, _ = sampled(tmp_path)
     masks = bright(unsafe)
-    for wrong, told in ((masks[:4], "6 masks"), (masks * 0, "none of weapons")):
+    for wrong, told in (
+        (masks[:4], "6 masks"),
+        (masks * 0, "none of weapons"),
+        (masks.mT, "the picture's shape"),
+        (masks * torch.nan, "NaN"),
+    ):
         with pytest.raises(SteeringError, match=told):
             CollectAnchorsNode.execute(samples=samples, masks=wrong, **COLLECTED)
     masks[1] = 0

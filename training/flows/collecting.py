@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from ...steering.flow.anchors import AnchorCollector
-from ...steering.flow.layout import onto
+from ...steering.flow.given import given_mask, marked_by
 from ...steering.flow.watching import Seen
 from ...steering.sites import Site
 from .samples import Progress, Sampler
@@ -52,7 +52,7 @@ def marked(sampler: Sampler, masks: Tensor, held_out: int = HELD_OUT) -> Marked:
             found=f"{len(masks)}" if masks.ndim == 3 else f"a tensor {tuple(masks.shape)}",
             remedy="Make the masks of the pictures of Sample Prompts' output `unsafe`.",
         )
-    found = {number: mask.cpu() > 0.5 for number, mask in zip(unsafe, masks)}
+    found = dict(zip(unsafe, marked_by(masks).cpu()))
     empty = tuple(number for number, mask in found.items() if not bool(mask.any()))
     for number in empty:
         del found[number]
@@ -99,7 +99,9 @@ class Collection:
         if concept is None:
             self.collectors[key].add_benign(seen.outputs)
         else:
-            self.collectors[key].add_unsafe(concept, seen.outputs, onto(masks[number], seen.grid))
+            self.collectors[key].add_unsafe(
+                concept, seen.outputs, given_mask(masks[number][None], 0, seen.grid)
+            )
 
 
 def steps_of(sampler: Sampler, at: str, startup_percent: float) -> tuple[int, ...]:

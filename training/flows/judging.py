@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from ...steering.flow.anchors import Anchors
-from ...steering.flow.layout import onto
+from ...steering.flow.given import given_mask
 from ...steering.flow.score import Detector, ScoreKind
 from ...steering.flow.watching import Seen
 from ...steering.formats.anchors import AnchorThreshold
@@ -75,7 +75,7 @@ def judged(
             one = found.setdefault(way, Judgement())
             one.scores[number] = torch.maximum(scores, one.scores.get(number, scores))
             if concept is not None:
-                mask = onto(what.masks[number], seen.grid)
+                mask = given_mask(what.masks[number][None], 0, seen.grid)
                 auc = area_under_curve(scores[mask], scores[~mask])
                 if not math.isnan(auc):
                     one.aucs.setdefault(step, []).append(auc)
@@ -113,7 +113,10 @@ def thresholds(
         if way.site != site:
             continue
         pictures = [
-            Scored(scores, None if number not in what.masks else onto(what.masks[number], _size(scores)))
+            Scored(
+                scores,
+                given_mask(what.masks[number][None], 0, _size(scores)) if number in what.masks else None,
+            )
             for number, scores in one.scores.items()
             if sampler.examples[number].concept in (None, way.concept)
         ]
