@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerdit.benchmarks import tables
-from steerdit.benchmarks.kernels import process
+from steerdit.benchmarks.kernels import process, tables
 from steerdit.benchmarks.kernels.__main__ import main
 from steerdit.benchmarks.kernels.random_calls import fault
 from steerdit.kernels import reference
