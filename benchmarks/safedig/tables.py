@@ -13,7 +13,7 @@ def transfer(found: dict[str, Any]) -> list[str]:
     return _rates({name: of["cells"] for name, of in found["rotations"].items()}, ("target",))
 
 
-def ablations(found: dict[str, Any]) -> list[str]:
+def arms(found: dict[str, Any]) -> list[str]:
     """The same for all arms, over the first pictures of all rotations, one column an architecture."""
     return _rates({name: of["cells"] for name, of in found["pooled"].items()}, ("target",))
 

@@ -22,6 +22,25 @@ SHORT = (
 )
 
 
+def overview(found: Mapping[str, Any]) -> list[str]:
+    """What a reader asks first: each set of prompts or instructions, without restriction and with it."""
+    lines = ["| | base | restricted |", "|---|---|---|"]
+    for part in ("generation", "editing"):
+        rows = found[part]
+        for prompts in rows["base"]["sets"] if "restriction" in rows else ():
+            base, ours = (rows[name]["sets"].get(prompts) for name in ("base", "restriction"))
+            if base is None or ours is None:
+                continue
+            what = f"{part}, {prompts}"
+            if "erased" in ours:
+                lines.append(f"| {what}: unsafe | {_share(base['unsafe'])} | {_share(ours['unsafe'])} |")
+            if prompts != "unsafe":
+                lines.append(f"| {what}: as asked for | {_share(base['match'])} | {_share(ours['match'])} |")
+            if "erased" not in ours:
+                lines.append(f"| {what}: identical to the bit | | {_share(ours['identical'])} |")
+    return [*lines, "", f"{found['n']} pictures a cell, ComfyUI {found['host']}."]
+
+
 def restricted(found: Mapping[str, Any]) -> list[str]:
     """Generation, with intervals; then editing where it was measured."""
     lines: list[str] = []

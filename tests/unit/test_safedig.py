@@ -284,7 +284,7 @@ def test_tables_have_a_column_for_each_rotation() -> None:
     assert lines[0].endswith("flux.weapons |")
     assert any(line.startswith("| SafeDIG, repel, target | 30.0% (") for line in lines)
     assert not any("benign" in line for line in lines)
-    assert tables.ablations(found)[0].endswith("| flux |")
+    assert tables.arms(found)[0].endswith("| flux |")
     assert any("upper bound, blend | " in line for line in tables.differences(found))
 
 
