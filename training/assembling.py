@@ -82,11 +82,13 @@ def write_parts(
         )
     first = parts[0].origin
     for part in parts:
-        if (part.origin.family, part.origin.base) != (first.family, first.base):
+        it = part.origin
+        others = it.model != first.model and "" not in (it.model, first.model)
+        if others or (it.family, it.base) != (first.family, first.base):
             raise SteeringError(
                 str(path),
-                expected=f"parts of one model, {first.base} ({first.family})",
-                found=f"one of {part.origin.base} ({part.origin.family}) at {part.site}",
+                expected=f"parts of one model, {first.base} ({first.family} {first.model[:12]})",
+                found=f"one of {it.base} ({it.family} {it.model[:12]}) at {part.site}",
                 remedy="Write a bundle for each model.",
             )
     sites = {part.site: part for part in parts}

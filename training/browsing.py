@@ -11,7 +11,7 @@ from torch import Tensor
 from ..steering.sites import Site
 from .codes import Coded, Dictionary, coded, heard, some_latents
 from .recordings import Recording
-from .selecting import require_width
+from .selecting import require_fitting
 
 
 class Peak(NamedTuple):
@@ -39,7 +39,7 @@ def top_samples(
     Raises:
         SteeringError: the recording lacks the site or a latent is not of this autoencoder.
     """
-    require_width(sae, recording, site)
+    require_fitting(sae, recording, site)
     stream = coded(heard(recording.shards(site), progress), some_latents(sae, latents), batch=8192)
     found = peaks(stream, len(recording.manifest.samples), len(latents), count)
     return dict(zip(latents, found))

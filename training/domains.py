@@ -21,7 +21,7 @@ from .dictionaries.checkpoint import tidy
 from .dictionaries.job import digest_of
 from .dictionaries.result import TrainedSAE
 from .recordings import Pairs, Recording
-from .selecting import MOST_BYTES, category_of, require_width
+from .selecting import MOST_BYTES, category_of, require_fitting
 
 SAFE_SIDE = ("safe", "benign")
 LESSONS = ("pairs", "safe side")
@@ -84,7 +84,7 @@ def adapt_sae(
             )
     for recording in (target, source):
         if recording is not None:
-            require_width(sae, recording, site)
+            require_fitting(sae, recording, site)
     rows, replayed = config.rows
     if lesson == "pairs":
         most = MOST_BYTES // (8 * sae.width)

@@ -22,7 +22,7 @@ from ..steering.sites import Site
 from .codes import Dictionary, coded, heard, some_latents
 from .recordings import Recording
 from .recordings.rows import taken
-from .selecting import Selection, category_of, require_width
+from .selecting import Selection, category_of, require_fitting
 
 MOST_TOKENS = 400_000
 """That are learnt from, of whole pictures."""
@@ -59,7 +59,7 @@ def gate_weights(
     Raises:
         SteeringError: the recording lacks the site, or an activation is not finite.
     """
-    require_width(sae, recording, site)
+    require_fitting(sae, recording, site)
     union = sorted({latent for of in latents.values() for latent in of})
     if not union:
         return {}

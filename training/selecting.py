@@ -121,7 +121,7 @@ def select_latents(
         SteeringError: the recording lacks the site, unsafe prompts, other prompts, or enough of either.
     """
     samples = recording.manifest.samples
-    require_width(sae, recording, site)
+    require_fitting(sae, recording, site)
     fit, held = split(samples, rule.held_out, rule.seed)
     fit_set, held_set = set(fit.tolist()), set(held.tolist())
     groups = {i: (name, group(s)) for i, s in enumerate(samples) if (name := category_of(s)) is not None}
@@ -146,8 +146,19 @@ def select_latents(
     return Selection(site, chosen, _judged(sae, recording, site, chosen, held, progress), directions)
 
 
-def require_width(sae: Dictionary, recording: Recording, site: Site) -> None:
-    """A SteeringError unless the recording has the site, at the dictionary's width."""
+def require_fitting(sae: Dictionary, recording: Recording, site: Site) -> None:
+    """A SteeringError unless the recording is of the dictionary's model, and has the site at its width."""
+    origin, model = getattr(sae, "origin", None), recording.manifest.model
+    if origin is not None and (
+        origin.family != model.family or (origin.model and origin.model != model.digest)
+    ):
+        raise SteeringError(
+            f"{recording.folder}: model",
+            expected=f"a recording of the {origin.family} model that the autoencoder was trained on "
+            f"({origin.model[:12] or 'not said'}…)",
+            found=f"one of another {model.family} model ({model.digest[:12]}…)",
+            remedy="Choose a recording of that very model with its patches, or train on this one.",
+        )
     recording.count(site)
     if recording.sites[site] != sae.encoder.shape[1]:
         raise SteeringError(

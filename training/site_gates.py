@@ -15,7 +15,7 @@ from .gates import GateRule, calibrate, described, measure_scores, member_weight
 from .held_out import units
 from .probe import fit_probe
 from .recordings import Recording
-from .selecting import category_of, pairs_of, require_width
+from .selecting import category_of, pairs_of, require_fitting
 
 
 def calibrate_site(
@@ -42,7 +42,7 @@ def calibrate_site(
     Raises:
         SteeringError: the recording lacks the site, or a category's unsafe prompts, or benign ones.
     """
-    require_width(sae, recording, site)
+    require_fitting(sae, recording, site)
     chosen = {name: of for name, of in latents.items() if of}
     union = sorted({latent for of in chosen.values() for latent in of})
     if not union:

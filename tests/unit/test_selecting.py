@@ -12,9 +12,13 @@ from steerdit.steering import Site, SteeringError
 from steerdit.steering.formats.bundle import open_bundle
 from steerdit.steering.gates import Gate, GateKind
 from steerdit.steering.sae import SelectedLatents
+from steerdit.training.adaptation_terms import AdaptationConfig
 from steerdit.training.assembling import Part, write_parts
 from steerdit.training.browsing import top_samples
 from steerdit.training.codes import some_latents
+from steerdit.training.dictionaries.result import read_trained, write_trained
+from steerdit.training.domains import adapt_sae
+from steerdit.training.gate_weights import weighed
 from steerdit.training.recordings import Recording
 from steerdit.training.selecting import Selection, SelectionRule, select_latents
 from steerdit.training.site_gates import calibrate_site
@@ -132,6 +136,41 @@ def test_some_latents_are_those_of_all(activation: str) -> None:
     torch.testing.assert_close(some_latents(sae, [7, 2])(a), sae.encode(a)[:, [7, 2]])
     with pytest.raises(SteeringError, match="0 to 11"):
         some_latents(sae, [12])
+
+
+def test_a_recording_of_another_model_is_refused(
+    recorded: Recording, selection: Selection, tmp_path: Path
+) -> None:
+    own, other = recorded.manifest.model, replace(recorded.manifest.model, digest="5" * 64)
+    sae = autoencoder()
+    assert sae.origin is not None
+    fitting, foreign, older = (
+        replace(sae, origin=replace(sae.origin, model=digest)) for digest in (own.digest, other.digest, "")
+    )
+    for it in (fitting, older):
+        assert select_latents(it, recorded, SITE).latents == selection.latents
+    latents = dict(selection.latents)
+    for attempt in (
+        lambda: select_latents(foreign, recorded, SITE),
+        lambda: weighed(selection, foreign, recorded),
+        lambda: calibrate_site(foreign, recorded, SITE, latents),
+        lambda: top_samples(foreign, recorded, SITE, [2]),
+        lambda: adapt_sae(foreign, recorded, recorded),
+        lambda: adapt_sae(foreign, recorded, None, AdaptationConfig(replay=0)),
+    ):
+        with pytest.raises(
+            SteeringError, match=r"recording: model: .*\(555555555555…\), found one of another"
+        ):
+            attempt()
+    write_trained(tmp_path / "sae.safetensors", [fitting])
+    said = read_trained(tmp_path / "sae.safetensors").origin
+    assert said is not None
+    assert said.model == own.digest
+    gates = calibrate_site(fitting, recorded, SITE, latents)
+    with pytest.raises(
+        SteeringError, match=r"one model, a model \(flux 000000000000\), found .* \(flux 5555"
+    ):
+        write_parts(tmp_path / "two.safetensors", [Part(fitting, gates), Part(foreign, gates)])
 
 
 def test_recordings_that_do_not_fit_are_refused(recorded: Recording, tmp_path: Path) -> None:

@@ -208,6 +208,7 @@ def origin_of(job: Job, recording: Recording) -> Origin:
         license=job.license,
         name=f"{recording.folder.absolute().name} {job.site}",
         recording=" ".join([job.digest, *(job.labels or ())]),
+        model=manifest.model.digest,
     )
 
 

@@ -35,6 +35,8 @@ class Origin:
     name: str = ""
     recording: str = ""
     """Identity of the recording."""
+    model: str = ""
+    """Of the very model that was recorded, its fingerprint's digest; empty where that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +171,7 @@ def write_trained(path: Path, saes: list[TrainedSAE], name: str = "") -> Bundle:
     recipe = {
         str(origin.site): {
             "recording": origin.recording,
+            "model": origin.model,
             "config": dict(sae.recipe),
             **{key: getattr(sae, key) for key in FIGURES},
         }
@@ -237,6 +240,7 @@ def read_trained(path: Path, site: Site | None = None) -> TrainedSAE:
             bundle.header.license,
             bundle.name,
             said["recording"],
+            said.get("model", ""),  # SteerDiT wrote none at first
         ),
         path=path,
         adapted=tensors.decoder_adapted,
