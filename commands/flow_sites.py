@@ -14,11 +14,12 @@ from typing import Any
 
 from ..host import headless
 from ..steering.errors import SteeringError
-from . import record
+from . import hosted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    record.add_model_arguments(parser)
+    hosted.add_host_arguments(parser)
+    hosted.add_model_arguments(parser)
     what = parser.add_argument_group("what is looked at")
     what.add_argument(
         "--prompts", type=Path, required=True, help=".jsonl or .csv: unsafe (with category) and benign"
@@ -39,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--at-once", type=int, default=8, help="attentions in one pass (default: %(default)s)")
     what.add_argument("--seeds", type=int, default=1, help="pictures of each prompt (default: %(default)s)")
     what.add_argument("--first-seed", type=int, default=0)
-    record.add_sampling_arguments(parser)
+    hosted.add_sampling_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        record.require_model(arguments)
-        headless.boot(arguments.comfyui, (["--cpu"] if arguments.cpu else []) + arguments.host_argument)
+        hosted.require_model(arguments)
+        hosted.boot(arguments)
         return _run(arguments)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -63,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..training.recordings import read_prompts
 
     with torch.inference_mode():
-        model, clip = record.loaded(arguments)
+        model, clip = hosted.loaded(arguments)
         sampling = sampling_for(
             model,
             arguments.height,
@@ -107,14 +108,14 @@ def _write_pictures(sampler: Any, arguments: argparse.Namespace) -> int:
 def searched(sampler: Any, masks: Any, arguments: argparse.Namespace) -> int:
     """Searches, and writes what was found."""
     from ..host.attach import attention_sites
-    from ..steering.sites import select_sites
+    from ..steering.flow.asked import attention_asked
     from ..training.flows.bundling import collect_bundle
     from ..training.flows.collecting import marked
     from ..training.flows.picture import flow_picture, flow_table, panels
     from ..training.flows.search import KINDS, search
 
     what = marked(sampler, masks)
-    sites = select_sites(arguments.sites, attention_sites(sampler.model))
+    sites = attention_asked(arguments.sites, attention_sites(sampler.model))
     steps = range(0, len(sampler.sigmas), max(1, arguments.every))
     found = search(sampler, what, sites, steps, at_once=arguments.at_once, progress=_shown("searching"))
     blocks = [str(site).removesuffix(".attention") for site in found.sites]

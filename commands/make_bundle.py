@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..host import headless
 from ..steering.errors import SteeringError
+from . import hosted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", metavar="I/N", help="only record, part I of N (default: as the launcher says)"
     )
-    host = parser.add_argument_group("host")
-    host.add_argument(
-        "--comfyui", type=Path, help=f"its folder (default: {headless.VARIABLE}, or where this pack is)"
-    )
-    host.add_argument("--cpu", action="store_true", help="without a GPU")
-    host.add_argument(
-        "--host-argument",
-        action="append",
-        default=[],
-        metavar="ARGUMENT",
-        help="of ComfyUI's own, such as --lowvram",
-    )
+    hosted.add_host_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,8 +73,7 @@ def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     lists = read_lists(recipe)
     work = Work(folder)
     terminal.listen()
-    given = (["--cpu"] if arguments.cpu else []) + arguments.host_argument
-    host = InHost(recipe, work, lambda: headless.boot(arguments.comfyui, given))
+    host = InHost(recipe, work, lambda: hosted.boot(arguments))
     bundle = make_bundle(recipe, lists, work, host, terminal, shard=shard, replace=arguments.replace)
     terminal.close()
     if bundle is None:

@@ -11,43 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..host import headless
 from ..steering.errors import SteeringError
+from . import hosted
 
 DEFAULT_BUCKETS = "4"
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the host and the model are."""
-    host = parser.add_argument_group("host")
-    host.add_argument(
-        "--comfyui", type=Path, help=f"its folder (default: {headless.VARIABLE}, or where this pack is)"
-    )
-    host.add_argument("--cpu", action="store_true", help="without a GPU")
-    host.add_argument(
-        "--host-argument",
-        action="append",
-        default=[],
-        metavar="ARGUMENT",
-        help="of ComfyUI's own, such as --lowvram",
-    )
-    model = parser.add_argument_group("model")
-    model.add_argument("--checkpoint", type=Path, help="one file with model and text encoders")
-    model.add_argument("--diffusion-model", type=Path, help="the model alone")
-    model.add_argument(
-        "--text-encoder",
-        type=Path,
-        action="append",
-        default=[],
-        help="beside --diffusion-model; give each once",
-    )
-    model.add_argument(
-        "--clip-type", default="flux", help="of the text encoders: flux, sd3 (default: %(default)s)"
-    )
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    hosted.add_host_arguments(parser)
+    hosted.add_model_arguments(parser)
     what = parser.add_argument_group("what is recorded")
     what.add_argument(
         "--prompts", type=Path, required=True, help=".jsonl or .csv (prompt, label, category, pair), .txt"
@@ -67,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--dtype", default="bfloat16", help="bfloat16, float16 or float32 (default: %(default)s)"
     )
-    add_sampling_arguments(parser)
+    hosted.add_sampling_arguments(parser)
     what.add_argument(
         "--samples-per-shard", type=int, default=16, help="pictures of a file (default: %(default)s)"
     )
@@ -78,20 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--estimate", action="store_true", help="only say what it will take")
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How pictures are sampled."""
-    how = parser.add_argument_group("how it is sampled")
-    how.add_argument("--steps", type=int, default=20)
-    how.add_argument("--cfg", type=float, default=1.0)
-    how.add_argument("--guidance", type=float, help="FLUX's distilled guidance")
-    how.add_argument("--sampler", default="euler")
-    how.add_argument("--scheduler", default="simple")
-    how.add_argument("--width", type=int, default=1024)
-    how.add_argument("--height", type=int, default=1024)
-    how.add_argument("--negative", default="", help="the negative prompt, where cfg is above 1")
-    how.add_argument("--batch", type=int, default=4, help="pictures at once (default: %(default)s)")
-
-
 def run(arguments: argparse.Namespace) -> int:
     from ..training.recordings.launch import shard_named, take_own_device
 
@@ -99,9 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         shard = shard_named(arguments.shard)
         if not arguments.cpu:
             take_own_device()
-        given = (["--cpu"] if arguments.cpu else []) + arguments.host_argument
-        require_model(arguments)
-        headless.boot(arguments.comfyui, given)
+        hosted.require_model(arguments)
+        hosted.boot(arguments)
         return _run(arguments, shard)
     except KeyboardInterrupt:
         print("\nStopped; the finished shards are kept, and the same command goes on.", file=sys.stderr)
@@ -109,19 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     except SteeringError as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 1
-
-
-def require_model(arguments: argparse.Namespace) -> None:
-    """A SteeringError unless a checkpoint, or a model with its text encoders, is named."""
-    whole, parts = arguments.checkpoint is not None, arguments.diffusion_model is not None
-    if whole == parts or parts == (not arguments.text_encoder):
-        raise SteeringError(
-            "--checkpoint or --diffusion-model",
-            expected="a checkpoint alone, or a diffusion model and its text encoders",
-            found="both or neither" if whole == parts else "text encoders without need, or none",
-            remedy="For example --diffusion-model flux1-dev.safetensors --text-encoder clip_l.safetensors "
-            "--text-encoder t5xxl_fp16.safetensors.",
-        )
 
 
 def _run(arguments: argparse.Namespace, shard: tuple[int, int]) -> int:
@@ -132,7 +76,7 @@ def _run(arguments: argparse.Namespace, shard: tuple[int, int]) -> int:
 
     prompts = read_prompts(arguments.prompts, label=arguments.label)
     samples = samples_of(prompts, range(arguments.first_seed, arguments.first_seed + arguments.seeds))
-    model, clip = loaded(arguments)
+    model, clip = hosted.loaded(arguments)
     what = (
         model,
         PromptEncoder(clip),
@@ -163,17 +107,6 @@ def _run(arguments: argparse.Namespace, shard: tuple[int, int]) -> int:
     else:
         print(f"{arguments.out}\n{recording.manifest.summary()}")
     return 0
-
-
-def loaded(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The ModelPatcher and the CLIP object that are named."""
-    import torch
-
-    with torch.inference_mode():  # as the host's loader nodes run
-        if arguments.checkpoint is not None:
-            return headless.load_checkpoint(arguments.checkpoint)
-        clip = headless.load_text_encoders(arguments.text_encoder, arguments.clip_type)
-        return headless.load_model(arguments.diffusion_model), clip
 
 
 def _settings(model: Any, arguments: argparse.Namespace) -> Any:
