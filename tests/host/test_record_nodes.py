@@ -17,6 +17,7 @@ from comfy.text_encoders.flux import FluxTokenizer
 from comfy.text_encoders.sd3_clip import SD3Tokenizer
 
 from steerdit.benchmarks.emoji_scenes import in_host
+from steerdit.commands import hosted
 from steerdit.commands import merge as merge_command
 from steerdit.commands import record as command
 from steerdit.host import headless
@@ -101,7 +102,7 @@ def test_the_command_records_the_same(
     made = recorded(world)
     (folders / "list.csv").write_text(EXAMPLE, encoding="utf-8")
     # The world's text encoder has no file that the host's loaders know.
-    monkeypatch.setattr(command, "loaded", lambda arguments: world)
+    monkeypatch.setattr(hosted, "loaded", lambda arguments: world)
     monkeypatch.setenv(headless.VARIABLE, str(Path(comfy.sd.__file__).parents[1]))
 
     def run(*more: str) -> int:
