@@ -68,13 +68,13 @@ class AttentionFlowNode(io.ComfyNode):
     def execute(cls, model: Any, latent_image: dict[str, Any], sites: str, **asked: Any) -> io.NodeOutput:
         from ..host.attach import attach, attention_sites
         from ..host.sampling import sample_latent
+        from ..steering.flow.asked import attention_asked
         from ..steering.flow.shares import ShareRecorder
         from ..steering.plan import Entry
-        from ..steering.sites import select_sites
         from ..training.flows.picture import flow_picture, flow_table
 
         recorder = ShareRecorder()
-        chosen = select_sites(sites, attention_sites(model))
+        chosen = attention_asked(sites, attention_sites(model))
         watched = attach(model, [Entry(site, recorder) for site in chosen])
         samples = sample_latent(watched, latent_image, **asked)
         blocks = [str(site).removesuffix(".attention") for site in recorder.sites]

@@ -79,14 +79,7 @@ def restriction_asked(
             remedy="Connect one of bundle and mask.",
         )
     chosen = TASKS[task]
-    restricted = select_sites(sites, available)
-    if not restricted:
-        raise SteeringError(
-            "sites",
-            expected="at least one attention at which the flow is restricted",
-            found=f"none, by {sites!r}",
-            remedy="Write `all`, or patterns such as `single.*.attention`.",
-        )
+    restricted = attention_asked(sites, available)
     detectors: tuple[Detector, ...] = ()
     site = None
     wanted_heads = _heads(heads)
@@ -124,6 +117,23 @@ def restriction_asked(
         active=Schedule(0.0, end_percent),
         noisy=Schedule(0.0, noise_percent),
     )
+
+
+def attention_asked(expression: str, available: Sequence[Site]) -> tuple[Site, ...]:
+    """The attention sites that an expression names.
+
+    Raises:
+        SteeringError: a term matches none, or nothing is left.
+    """
+    found = select_sites(expression, available)
+    if not found:
+        raise SteeringError(
+            "sites",
+            expected="at least one attention",
+            found=f"none, by {expression!r}",
+            remedy="Write `all`, or patterns such as `single.*.attention`.",
+        )
+    return found
 
 
 def localising_site(bundle: Bundle, expression: str) -> Site:

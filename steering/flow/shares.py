@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..errors import SteeringError
 from ..sites import Site
 from .layout import FlowLayout
 from .restrict import additive
@@ -62,7 +63,15 @@ class ShareRecorder:
     def __call__(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, step: FlowStep) -> Tensor:
         out = attend(q, k, v, step.mask)
         shares = flow_shares(attend, q, k, step).double().sum(0).cpu()
-        self.streams[:] = stream_names(step.layout)
+        names = list(stream_names(step.layout))
+        if self.streams not in ([], names):
+            raise SteeringError(
+                step.where,
+                expected=f"the streams {', '.join(self.streams)}, as at the first visit",
+                found=", ".join(names),
+                remedy="Give all conditionings that are sampled together the same number of reference latents.",
+            )
+        self.streams[:] = names
         key = step.site, step.sigma
         self.sums[key] = self.sums[key] + shares if key in self.sums else shares
         self.rows[key] = self.rows.get(key, 0) + q.shape[0]

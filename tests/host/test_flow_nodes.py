@@ -182,6 +182,19 @@ def test_the_shares_of_streams_are_those_of_the_softmax(family: str, tmp_path: P
         assert abs(float(shares[at][0]) - float(expected)) < 1e-5
 
 
+def test_attention_flow_of_nothing_or_of_unlike_conditionings_is_refused(tmp_path: Path) -> None:
+    model, latent = model_of("flux", tmp_path), {"samples": torch.zeros(1, 16, 6, 10)}
+    asked = {"seed": 5, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+    for positive, sites, told in (
+        (prompt("flux", 1), "-all", "at least one attention"),
+        (prompt("flux", 1) + edited("flux", "index"), "all", "number of reference latents"),
+    ):
+        with pytest.raises(SteeringError, match=told):
+            AttentionFlowNode.execute(
+                model=model, positive=positive, negative=prompt("flux", 2), latent_image=latent, sites=sites, **asked
+            )  # fmt: skip
+
+
 def test_attention_flow_shows_blocks_and_steps(tmp_path: Path) -> None:
     model = model_of("flux", tmp_path)
     positive = prompt("flux", 1, reference_latents=[reference("flux", 4, 4, 3)])

@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ...host.attach import attention_sites
+from ...steering.flow.asked import attention_asked
 from ...steering.flow.score import ScoreKind
 from ...steering.formats.anchors import AnchorSite, AnchorThreshold, anchor_site_of, anchor_tensors
 from ...steering.formats.bundle import Bundle
 from ...steering.formats.header import Base, BundleHeader, Made
 from ...steering.formats.writing import write_bundle
-from ...steering.sites import Site, select_sites
+from ...steering.sites import Site
 from .collecting import Marked, collect, marked, steps_of
 from .judging import Judgement, Way, judged, thresholds
 from .samples import Progress, Sampler
@@ -33,7 +34,7 @@ def sites_asked(sampler: Sampler, expression: str) -> tuple[Site, ...]:
     if expression.strip() in ("", "default"):
         count = min(DEFAULT_SITES, len(available))
         return tuple(available[(2 * number + 1) * len(available) // (2 * count)] for number in range(count))
-    return select_sites(expression, available)
+    return attention_asked(expression, available)
 
 
 def collect_bundle(
