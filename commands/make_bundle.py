@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from ..training.recipes import read_recipe
-    from ..training.recipes.making import make_bundle, read_lists
+    from ..training.recipes.lists import read_lists
+    from ..training.recipes.making import make_bundle
     from ..training.recipes.sampled import InHost
     from ..training.recipes.work import Work
     from ..training.recordings.launch import shard_named, take_own_device

@@ -19,7 +19,7 @@ from steerdit.steering.sites import Site
 from steerdit.training.recipes import read_recipe
 from steerdit.training.recipes.architectures import read_architecture
 from steerdit.training.recipes.costs import token_plan
-from steerdit.training.recipes.making import read_lists
+from steerdit.training.recipes.lists import read_lists
 from steerdit.training.recordings.writer import shard_bytes
 
 from .steered import repelled

@@ -10,7 +10,7 @@ import pytest
 from steerdit.steering.errors import SteeringError
 from steerdit.steering.formats.header import Category, GateThresholds, RateRecord
 from steerdit.training.recipes import Recipe, read_recipe
-from steerdit.training.recipes.making import read_lists
+from steerdit.training.recipes.lists import read_lists
 from steerdit.training.recipes.work import Work, categories_of, file_identity, key
 
 RECIPES = Path(__file__).resolve().parents[2] / "example_recipes"

@@ -13,7 +13,7 @@ from steerdit.steering.sites import Site
 from steerdit.training.recipes import read_recipe
 from steerdit.training.recipes.architectures import KNOWN, architecture_of, read_architecture
 from steerdit.training.recipes.costs import planned, stage_costs, token_plan
-from steerdit.training.recipes.making import Lists
+from steerdit.training.recipes.lists import Lists
 from steerdit.training.recordings import PromptRow
 
 RECIPES = Path(__file__).resolve().parents[2] / "example_recipes"

@@ -19,7 +19,7 @@ from ..recordings.writer import shard_bytes, size
 from ..routing import OPERATORS
 from ..selecting import MOST_BYTES
 from .architectures import Architecture, architecture_of
-from .making import CALIBRATION, TARGET, TRAINING, Lists, read_lists
+from .lists import CALIBRATION, TARGET, TRAINING, Lists, read_lists
 from .recipe import BOTH, ROUTED, Recipe
 
 FLOAT = 4
