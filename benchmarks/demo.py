@@ -18,7 +18,6 @@ from typing import Any
 from PIL import Image
 
 from ..evaluation.comparison import Cell, Column, Row, Sheet
-from .demo_workflow import EXAMPLE, FILE, METHODS, PROMPT, REPORT, ROOT, SEED, read, setup
 from .emoji_scenes import weights
 from .emoji_scenes.concepts import category_of
 from .emoji_scenes.oracle import CELLS, Oracle, Verdict, judge
@@ -26,6 +25,8 @@ from .hosting.client import Client, ProgressBar
 from .hosting.install import found, install
 from .hosting.server import Host, running
 from .hosting.workflows import Prompt, to_prompt
+from .workflows.demo import EXAMPLE, FILE, METHODS, PROMPT, REPORT, SEED, read, setup
+from .workflows.files import ROOT
 
 OUT = ROOT / "demo" / "out"
 MEASURED = ROOT / "benchmarks" / "out" / "repel.json"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from steerdit.__main__ import main
-from steerdit.benchmarks.bundle_prompts import write
 from steerdit.benchmarks.emoji_scenes import in_host
 from steerdit.benchmarks.hosting.install import install
+from steerdit.benchmarks.workflows.prompts import write
 from steerdit.commands.make_bundle import Terminal
 from steerdit.steering.formats.bundle import open_bundle, verify
 from steerdit.steering.sites import Site

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from steerdit.benchmarks import bundle_workflow as flow
-from steerdit.benchmarks import demo_workflow
-from steerdit.benchmarks.bundle_prompts import as_csv
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, install
 from steerdit.benchmarks.hosting.server import Host, running
 from steerdit.benchmarks.hosting.workflows import problems, to_prompt
+from steerdit.benchmarks.workflows import bundle as flow
+from steerdit.benchmarks.workflows import demo
+from steerdit.benchmarks.workflows.prompts import as_csv
 from steerdit.steering.formats.bundle import open_bundle, verify
 
 TINY: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ COUNTS = {flow.LEARN: 16, flow.JUDGE: 8}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[Host]:
     base = tmp_path_factory.mktemp("make-bundle")
-    with running(install(NEWEST), demo_workflow.setup(), base=base, threads=1) as host:
+    with running(install(NEWEST), demo.setup(), base=base, threads=1) as host:
         yield host
 
 
@@ -54,7 +54,7 @@ def tiny(client: Client) -> dict[str, Any]:
 def test_the_host_agrees_and_the_file_is_what_the_script_writes(world: Host) -> None:
     info = Client(world.url).object_info()
     assert problems(json.loads(flow.FILE.read_text(encoding="utf-8")), info) == []
-    assert flow.build(info) == flow.read(), "run python -m steerdit.benchmarks.bundle_workflow"
+    assert flow.build(info) == flow.read(), "run python -m steerdit.benchmarks.workflows.bundle"
 
 
 def test_it_makes_a_bundle_that_steers(world: Host) -> None:

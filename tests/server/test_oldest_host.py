@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from steerdit.benchmarks import demo_workflow
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import OLDEST, OVERRIDE, found, install
 from steerdit.benchmarks.hosting.server import running
 from steerdit.benchmarks.hosting.workflows import Prompt, to_prompt
+from steerdit.benchmarks.workflows import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADER = Path(__file__).with_name("small_flux_loader.py")
@@ -24,7 +24,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
-    setup = demo_workflow.setup()
+    setup = demo.setup()
     setup = replace(setup, packs={**setup.packs, LOADER.name: LOADER})
     base = tmp_path_factory.mktemp("oldest-demo")
     with running(install(OLDEST), setup, base=base, threads=1) as host:
@@ -33,7 +33,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[Client]:
 
 def example(client: Client, **changes: object) -> Prompt:
     """The example workflow in few steps, with a loader that knows the demo's model; changes go to Repel and Blend."""
-    prompt = to_prompt(demo_workflow.read(), client.object_info())
+    prompt = to_prompt(demo.read(), client.object_info())
     for node in prompt.values():
         if node["class_type"] == "UNETLoader":
             node["class_type"] = "Tests_LoadSmallFlux"
@@ -50,8 +50,7 @@ def made_by(client: Client, prompt: Prompt) -> dict[str, bytes]:
     result = client.run(prompt)
     ids = {node["_meta"]["title"]: number for number, node in prompt.items()}
     made = {
-        method: result.images(ids[f"Picture: {title}"])[0].tobytes()
-        for method, title in demo_workflow.METHODS.items()
+        method: result.images(ids[f"Picture: {title}"])[0].tobytes() for method, title in demo.METHODS.items()
     }
     return {**made, "table": result.text(ids["Table"]).encode()}
 
@@ -62,14 +61,14 @@ def test_it_is_the_oldest(client: Client) -> None:
 
 def test_the_example_workflow_is_steered(client: Client) -> None:
     made = made_by(client, example(client))
-    assert len({made[method] for method in demo_workflow.METHODS}) == 3
+    assert len({made[method] for method in demo.METHODS}) == 3
     assert b"an unsafe latent fired" in made["table"]
     assert b"weapons" in made["table"]
 
 
 def test_strength_zero_changes_no_pixel_and_still_reports(client: Client) -> None:
     made = made_by(client, example(client, strength=0.0))
-    assert len({made[method] for method in demo_workflow.METHODS}) == 1
+    assert len({made[method] for method in demo.METHODS}) == 1
     assert b"an unsafe latent fired" in made["table"]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from steerdit.benchmarks import direction_workflow as flow
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, install
 from steerdit.benchmarks.hosting.server import Host, running
 from steerdit.benchmarks.hosting.workflows import problems, to_prompt
+from steerdit.benchmarks.workflows import directions as flow
 from steerdit.steering.formats.bundle import open_bundle, verify
 from steerdit.steering.sites import Site
 from steerdit.training.directions import benign_anchors, read_anchors, read_pairs
@@ -55,7 +55,7 @@ def tiny(client: Client) -> dict[str, Any]:
 def test_the_host_agrees_and_the_file_is_what_the_script_writes(world: Host) -> None:
     info = Client(world.url).object_info()
     assert problems(json.loads(flow.FILE.read_text(encoding="utf-8")), info) == []
-    assert flow.build(info) == flow.read(), "run python -m steerdit.benchmarks.direction_workflow"
+    assert flow.build(info) == flow.read(), "run python -m steerdit.benchmarks.workflows.directions"
 
 
 def test_it_makes_directions_that_steer(world: Host) -> None:

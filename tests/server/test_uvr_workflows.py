@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from steerdit.benchmarks import demo_workflow
-from steerdit.benchmarks import uvr_workflows as flow
-from steerdit.benchmarks.bundle_prompts import as_csv
 from steerdit.benchmarks.emoji_scenes import weights
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, install
 from steerdit.benchmarks.hosting.server import Host, running
 from steerdit.benchmarks.hosting.workflows import problems, to_prompt
+from steerdit.benchmarks.workflows import demo
+from steerdit.benchmarks.workflows import uvr as flow
+from steerdit.benchmarks.workflows.prompts import as_csv
 from steerdit.steering.formats.bundle import open_bundle, verify
 
 TINY: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[Host]:
     base = tmp_path_factory.mktemp("uvr")
     editor = tmp_path_factory.mktemp("models") / weights.EDITOR
     shutil.copy(weights.path("generator"), editor)
-    setup = demo_workflow.setup()
+    setup = demo.setup()
     models = {**setup.models, "diffusion_models": [weights.path("generator"), editor]}
     with running(install(NEWEST), replace(setup, models=models), base=base, threads=1) as host:
         yield host
@@ -50,7 +50,7 @@ def titled(prompt: dict[str, Any], title: str) -> str:
 def test_the_host_agrees_and_the_file_is_what_the_script_writes(name: str, world: Host) -> None:
     info = Client(world.url).object_info()
     assert problems(json.loads(flow.FILES[name].read_text(encoding="utf-8")), info) == []
-    assert flow.build(name, info) == flow.read(name), "run python -m steerdit.benchmarks.uvr_workflows"
+    assert flow.build(name, info) == flow.read(name), "run python -m steerdit.benchmarks.workflows.uvr"
 
 
 @pytest.mark.parametrize("name", flow.FILES)

@@ -1,24 +1,24 @@
 """Writes the workflow that makes a bundle: record, route, train, select, adapt, calibrate, save, and steer with it.
 
-    python -m steerdit.benchmarks.bundle_workflow      starts a host, writes example_workflows/make-a-bundle.json
+    python -m steerdit.benchmarks.workflows.bundle      starts a host, writes example_workflows/make-a-bundle.json
 
 On the demo's model, with sizes for some minutes of a CPU. `SIZES` lists them by the nodes' titles.
 """
 
 from __future__ import annotations
 
-import json
+from ..emoji_scenes import weights
+from ..hosting.canvas import Canvas, Node, Output
+from ..hosting.client import Client
+from ..hosting.install import install
+from ..hosting.server import running
+from ..hosting.workflows import Json, ObjectInfo
+from . import files
+from .demo import EXAMPLE, SEED, setup
+from .files import FOLDER
+from .prompts import as_csv
 
-from .bundle_prompts import as_csv
-from .demo_workflow import EXAMPLE, ROOT, SEED, setup
-from .emoji_scenes import weights
-from .hosting.canvas import Canvas, Node, Output
-from .hosting.client import Client
-from .hosting.install import install
-from .hosting.server import running
-from .hosting.workflows import Json, ObjectInfo
-
-FILE = ROOT / "example_workflows" / "make-a-bundle.json"
+FILE = FOLDER / "make-a-bundle.json"
 PLACES = 2
 """Sites that the bundle will have."""
 BUNDLE = "emoji-scenes-made"
@@ -232,14 +232,13 @@ def _sampled(canvas: Canvas, loaded: Json, codec: Output, bundle: Output, x: flo
 
 def read() -> Json:
     """The committed workflow."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    return files.read(FILE)
 
 
 def main() -> None:
     with running(install(), setup(), threads=1) as host:
         workflow = build(Client(host.url).object_info())
-    FILE.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(FILE.relative_to(ROOT))
+    files.save(FILE, workflow)
 
 
 if __name__ == "__main__":

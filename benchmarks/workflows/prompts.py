@@ -1,6 +1,6 @@
 """Lists of prompts of the emoji world for making a bundle: each risk with the same sentence about something benign.
 
-python -m steerdit.benchmarks.bundle_prompts      writes example_recipes/emoji-scenes-prompts.jsonl
+python -m steerdit.benchmarks.workflows.prompts      writes example_recipes/emoji-scenes-prompts.jsonl
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from .emoji_scenes.prompts import prompts
+from ..emoji_scenes.prompts import prompts
+from .files import ROOT
 
-FILE = Path(__file__).resolve().parents[1] / "example_recipes" / "emoji-scenes-prompts.jsonl"
+FILE = ROOT / "example_recipes" / "emoji-scenes-prompts.jsonl"
 COUNT, SEED = 144, 303
 FIELDS = ("prompt", "label", "category", "pair")
 

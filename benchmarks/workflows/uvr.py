@@ -1,27 +1,26 @@
 """Writes the workflows of Restrict Flow: anchors are collected in the graph, then a picture is made or edited by them.
 
-    python -m steerdit.benchmarks.uvr_workflows      starts a host, writes example_workflows/uvr-{generate,edit}.json
+    python -m steerdit.benchmarks.workflows.uvr      starts a host, writes example_workflows/uvr-{generate,edit}.json
 
 On the demo's models, with sizes for some minutes of a CPU.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from .bundle_prompts import as_csv
-from .demo_workflow import EXAMPLE, ROOT, SEED, setup
-from .emoji_scenes import weights
-from .hosting.canvas import Canvas, Node, Output
-from .hosting.client import Client
-from .hosting.install import install
-from .hosting.server import Setup, running
-from .hosting.workflows import Json, ObjectInfo
+from ..emoji_scenes import weights
+from ..hosting.canvas import Canvas, Node, Output
+from ..hosting.client import Client
+from ..hosting.install import install
+from ..hosting.server import Setup, running
+from ..hosting.workflows import Json, ObjectInfo
+from . import files
+from .demo import EXAMPLE, SEED, setup
+from .files import FOLDER
+from .prompts import as_csv
 
-FILES = {name: ROOT / "example_workflows" / f"uvr-{name}.json" for name in ("generate", "edit")}
+FILES = {name: FOLDER / f"uvr-{name}.json" for name in ("generate", "edit")}
 BUNDLE = "emoji-scenes-anchors"
 PROMPTS, COLLECT, RESTRICT = "Prompts to learn from", "2 Collect anchors", "3 Restrict"
 PICTURES = {"base": "Without restriction", "uvr": "With restriction"}
@@ -260,20 +259,14 @@ def hosted() -> Setup:
 
 def read(name: str) -> Json:
     """The committed workflow."""
-    return json.loads(FILES[name].read_text(encoding="utf-8"))
-
-
-def write(object_info: ObjectInfo, folder: Callable[[str], Path] = FILES.__getitem__) -> None:
-    for name in FILES:
-        text = json.dumps(build(name, object_info), indent=2, ensure_ascii=False) + "\n"
-        folder(name).write_text(text, encoding="utf-8")
+    return files.read(FILES[name])
 
 
 def main() -> None:
     with running(install(), hosted(), threads=1) as host:
-        write(Client(host.url).object_info())
-    for file in FILES.values():
-        print(file.relative_to(ROOT))
+        info = Client(host.url).object_info()
+    for name, file in FILES.items():
+        files.save(file, build(name, info))
 
 
 if __name__ == "__main__":

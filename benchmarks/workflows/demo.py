@@ -1,24 +1,22 @@
 """Writes the example workflow: one prompt and seed, sampled without steering, with Repel and with Blend.
 
-    python -m steerdit.benchmarks.demo_workflow      starts a host, writes example_workflows/repel-demo.json
+    python -m steerdit.benchmarks.workflows.demo      starts a host, writes example_workflows/repel-demo.json
 
 The demo finds what it changes by the titles below, so that the file may be rearranged on the canvas.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from ..emoji_scenes import weights
+from ..hosting.canvas import Canvas, Node, Output
+from ..hosting.client import Client
+from ..hosting.install import install
+from ..hosting.server import Setup, running
+from ..hosting.workflows import Json, ObjectInfo
+from . import files
+from .files import FOLDER, ROOT
 
-from .emoji_scenes import weights
-from .hosting.canvas import Canvas, Node, Output
-from .hosting.client import Client
-from .hosting.install import install
-from .hosting.server import Setup, running
-from .hosting.workflows import Json, ObjectInfo
-
-ROOT = Path(__file__).resolve().parents[1]
-FILE = ROOT / "example_workflows" / "repel-demo.json"
+FILE = FOLDER / "repel-demo.json"
 
 PROMPT = "Prompt"
 METHODS = {"base": "Without steering", "repel": "Repel", "blend": "Blend"}
@@ -141,18 +139,12 @@ def _report(canvas: Canvas, samples: Output, image: Output, x: float, y: float) 
 
 def read() -> Json:
     """The committed workflow."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
-
-
-def save(workflow: Json) -> None:
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return files.read(FILE)
 
 
 def main() -> None:
     with running(install(), setup(), threads=1) as host:
-        save(build(Client(host.url).object_info()))
-    print(FILE.relative_to(ROOT))
+        files.save(FILE, build(Client(host.url).object_info()))
 
 
 if __name__ == "__main__":

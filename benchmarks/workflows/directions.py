@@ -1,28 +1,27 @@
 """Writes the workflow that carries directions: pairs, an estimate in a language model, a map, gates, a bundle, a prompt
 steered by it.
 
-    python -m steerdit.benchmarks.direction_workflow    starts a host, writes example_workflows/transfer-direction.json
+    python -m steerdit.benchmarks.workflows.directions   starts a host, writes example_workflows/transfer-direction.json
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from . import demo_workflow
-from .demo_workflow import ROOT
-from .emoji_scenes import weights
-from .emoji_scenes.pairs import HELD_OUT_THINGS, world_pairs
-from .emoji_scenes.prompts import prompts
-from .hosting.canvas import Canvas, Node, Output
-from .hosting.client import Client
-from .hosting.install import install
-from .hosting.server import Setup, running
-from .hosting.workflows import Json, ObjectInfo
-from .whole_files import write_jsonl
+from ..emoji_scenes import weights
+from ..emoji_scenes.pairs import HELD_OUT_THINGS, world_pairs
+from ..emoji_scenes.prompts import prompts
+from ..hosting.canvas import Canvas, Node, Output
+from ..hosting.client import Client
+from ..hosting.install import install
+from ..hosting.server import Setup, running
+from ..hosting.workflows import Json, ObjectInfo
+from ..whole_files import write_jsonl
+from . import demo, files
+from .files import FOLDER, ROOT
 
-FILE = ROOT / "example_workflows" / "transfer-direction.json"
+FILE = FOLDER / "transfer-direction.json"
 PAIRS = ROOT / "example_recipes" / "emoji-scenes-pairs.jsonl"
 BUNDLE = "emoji-scenes-directions"
 PAIRED, PAIR_SEED = 40, 21
@@ -69,7 +68,7 @@ def setup() -> Setup:
 
     Raises FileNotFoundError, which says what to do, if weights are missing.
     """
-    return replace(demo_workflow.setup(), inputs=[PAIRS])
+    return replace(demo.setup(), inputs=[PAIRS])
 
 
 def benign_prompts(count: int) -> str:
@@ -209,7 +208,7 @@ def _sampled(canvas: Canvas, model: Output, clip: Output, codec: Output, bundle:
 
 def read() -> Json:
     """The committed workflow."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    return files.read(FILE)
 
 
 def write_pairs(path: Path = PAIRS) -> int:
@@ -221,8 +220,7 @@ def main() -> None:
     print(f"{write_pairs()} pairs in {PAIRS.relative_to(ROOT)}")
     with running(install(), setup(), threads=1) as host:
         workflow = build(Client(host.url).object_info())
-    FILE.write_text(json.dumps(workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(FILE.relative_to(ROOT))
+    files.save(FILE, workflow)
 
 
 if __name__ == "__main__":
