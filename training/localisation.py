@@ -197,7 +197,12 @@ def _above(level: float, unsafe: Sequence[Tensor], kind: ScoreKind) -> float:
     if math.isinf(level):
         level = min(float(scores.min()) for scores in unsafe)
     if not len(higher):
-        return math.nextafter(level, math.inf)
+        return _next(level)
     middle = (level + float(higher.min())) / 2
-    found = middle if middle > level else math.nextafter(level, math.inf)
+    found = middle if float(torch.tensor(middle)) > level else _next(level)
     return max(found, math.nextafter(kind.lowest, math.inf)) if math.isfinite(kind.lowest) else found
+
+
+def _next(level: float) -> float:
+    """The next number above, of those that scores can be: they are compared in single precision."""
+    return float(torch.nextafter(torch.tensor(level), torch.tensor(math.inf)))

@@ -105,6 +105,22 @@ def test_a_threshold_that_covers_enough_marks_less_beside_it(seed: int, covered:
     assert found.iou > lowest.iou
 
 
+@pytest.mark.parametrize("higher", [False, True])
+def test_a_benign_picture_is_not_marked_by_a_tie_or_by_rounding(higher: bool) -> None:
+    benign, mask = scores(3).scores, scores(3, unsafe=0.0).mask
+    unsafe = benign - 5
+    highest = benign.max()
+    unsafe[3, 4] = highest.nextafter(torch.tensor(math.inf)) if higher else highest
+    pictures = [Scored(benign), Scored(unsafe, mask)]
+    if not higher:
+        with pytest.raises(SteeringError, match="none of 1 above the threshold"):
+            calibrate(pictures, ScoreKind.WHITENED, false_positive=0.0)
+        return
+    found = calibrate(pictures, ScoreKind.WHITENED, false_positive=0.0)
+    assert localise(benign, found.threshold).is_empty
+    assert not localise(unsafe, found.threshold).is_empty
+
+
 def test_a_calibration_goes_into_a_bundle() -> None:
     pictures = [scores(n) for n in range(6)] + [scores(50 + n, unsafe=9.0) for n in range(6)]
     found = calibrate(pictures, ScoreKind.DOT)
