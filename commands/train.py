@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one setting, such as k=16; give it often",
     )
     parser.add_argument("--labels", help="prompts to learn from, such as unsafe,safe (default: all)")
+    parser.add_argument(
+        "--counterfactuals",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of each batch: tokens around the crossing from unsafe to safe, made from the pairs (default: none)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="of the processor (default: all but one)")
     parser.add_argument("--base", default="not said", help="name of the checkpoint that was recorded")
@@ -114,4 +121,5 @@ def _wanted(arguments: argparse.Namespace) -> Any:
         threads=arguments.threads,
         base=arguments.base,
         license=arguments.license,
+        counterfactuals=arguments.counterfactuals,
     )

@@ -133,6 +133,16 @@ class TrainSaeNode(io.ComfyNode):
                     optional=True,
                     tooltip="Which of the ranked sites: 1 is the best, 2 the next.",
                 ),
+                io.Float.Input(
+                    "counterfactuals",
+                    default=0.0,
+                    min=0.0,
+                    max=0.9,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Share of each batch that is made up of tokens around the crossing from unsafe to safe, "
+                    "made from the recording's pairs; 0 trains on what was recorded alone.",
+                ),
             ],
             outputs=[
                 SAE.Output(display_name="sae", tooltip="Connect it to what selects latents."),
@@ -170,6 +180,7 @@ class TrainSaeNode(io.ComfyNode):
         more: str,
         sites: tuple[Site, ...] = (),
         place: int = 1,
+        counterfactuals: float = 0.0,
         **asked: Any,
     ) -> io.NodeOutput:
         from ..training.dictionaries import job, process
@@ -184,6 +195,7 @@ class TrainSaeNode(io.ComfyNode):
             labels=_labels(labels),
             device=device,
             base=base.strip() or "not said",
+            counterfactuals=counterfactuals,
         )
         folder = training_folder(f"{where} {wanted.identity}")
         job.prepare(folder, wanted)

@@ -49,8 +49,8 @@ def crossing_tokens(recording: Recording, site: Site, config: TrainingConfig, st
     return torch.cat(found)
 
 
-def with_tokens(data: Data, tokens: Tensor, share: float = 0.1, seed: int = 0) -> Data:
-    """The same data with a share of each batch replaced by tokens (m, d), drawn by seed, epoch and batch alone.
+def with_tokens(data: Data, tokens: Tensor, share: float = 0.1, seed: int = 0, rank: int = 0) -> Data:
+    """The same data with a share of each batch replaced by tokens (m, d), drawn by seed, epoch, batch and rank alone.
 
     The tokens by which training begins and is judged stay as they were.
 
@@ -68,7 +68,8 @@ def with_tokens(data: Data, tokens: Tensor, share: float = 0.1, seed: int = 0) -
     def batches(epoch: int, skip: int) -> Iterator[Tensor]:
         for number, batch in enumerate(data.batches(epoch, skip), skip):
             count = round(share * len(batch))
-            draw = torch.Generator().manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + number) % 2**63)
+            place = ((seed * 1_000_003 + epoch) * 1_000_003 + number) * 1_000_003 + rank
+            draw = torch.Generator().manual_seed(place % 2**63)
             other = tokens[torch.randint(len(tokens), (count,), generator=draw)]
             yield torch.cat([batch[count:], other.to(batch)])
 

@@ -119,7 +119,7 @@ def test_a_site_that_was_not_recorded_or_a_damaged_shard_is_refused(recorded: Re
 
 def test_the_node_says_all_that_execute_takes() -> None:
     schema = TrainSaeNode.GET_SCHEMA()
-    assert [it.id for it in schema.inputs] == ["recording", *SAID, "sites", "place"]
+    assert [it.id for it in schema.inputs] == ["recording", *SAID, "sites", "place", "counterfactuals"]
     page = Path(__file__).parents[2] / "web" / "docs" / "SteerDiT_TrainSAE.md"
     text = page.read_text(encoding="utf-8")
     assert all(it.id in text for it in schema.inputs)

@@ -71,7 +71,7 @@ def test_a_json_file_says_the_same(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("steps = 4", "stepps = 4", r"mine\.toml: line 11: record\.stepps: .*Did you mean 'steps'"),
-        ("k = 8", "kk = 8", r"line 14: train\.kk: expected only sites, labels, expansion"),
+        ("k = 8", "kk = 8", r"line 14: train\.kk: expected only sites, labels, counterfactuals, expansion"),
         ("[record]", "[recording]", r"line 10: recording: .*Did you mean 'record'"),
         ("steps = 4", "steps = 0", r"line 11: record\.steps: expected a whole number, at least 1|1 to"),
         ("steps = 4", 'dtype = "int8"', r"line 11: record\.dtype: expected 'bfloat16' or"),

@@ -19,6 +19,7 @@ from ...steering.errors import SteeringError
 from ...steering.formats.fields import SHA256, Field, parse_json
 from ...steering.sites import Site
 from ..alone import alone
+from ..mixing import crossing_tokens, with_tokens
 from ..recordings.manifest import FILE as MANIFEST
 from ..recordings.manifest import LABELS
 from ..recordings.reader import Recording, open_recording
@@ -59,6 +60,17 @@ class Job:
     """Name of the checkpoint that was recorded."""
     license: str = "LicenseRef-unknown"
     """Of the result."""
+    counterfactuals: float = 0.0
+    """Share of each batch that is tokens around the crossing from unsafe to safe; see mixing.py."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.counterfactuals < 1:
+            raise SteeringError(
+                "counterfactuals",
+                expected="a share of each batch, from 0 to below 1",
+                found=f"{self.counterfactuals}",
+                remedy="Try 0.1; 0 is none.",
+            )
 
     @classmethod
     def of(cls, recording: Recording, site: Site, **rest: Any) -> Job:
@@ -74,6 +86,7 @@ class Job:
     def identity(self) -> str:
         """The same for jobs that do the same: short enough for a folder's name."""
         said = [self.digest, str(self.site), self.labels, dataclasses.asdict(self.config)]
+        said += [self.counterfactuals] if self.counterfactuals else []  # there were trainings before it
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def text(self) -> str:
@@ -84,6 +97,8 @@ class Job:
             "site": str(self.site),
             "config": dataclasses.asdict(self.config),
         }
+        if not self.counterfactuals:
+            del value["counterfactuals"]
         return json.dumps(value, indent=1) + "\n"
 
     @classmethod
@@ -92,7 +107,9 @@ class Job:
         root = Field(
             file, "", parse_json(text, file, error=SteeringError, remedy=REMEDY), SteeringError, REMEDY
         )
-        fields = root.record(" ".join(field.name for field in dataclasses.fields(cls)))
+        names = [field.name for field in dataclasses.fields(cls)]
+        mixed = names.pop()
+        fields = root.record(" ".join(names), mixed)
         config = {name: entry.value for name, entry in fields["config"].mapping().items()}
         return cls(
             recording=Path(fields["recording"].text()),
@@ -104,6 +121,7 @@ class Job:
             threads=fields["threads"].integer(0, 4096),
             base=fields["base"].text(),
             license=fields["license"].text(),
+            counterfactuals=fields[mixed].number(0.0, 1.0) if mixed in fields else 0.0,
         )
 
 
@@ -183,6 +201,9 @@ def _run(
             remedy=REMEDY,
         )
     data = of_recording(recording, job.site, job.config, ranks, job.labels)
+    if job.counterfactuals:
+        tokens = crossing_tokens(recording, job.site, job.config)
+        data = with_tokens(data, tokens, job.counterfactuals, job.config.seed, ranks.rank)
     origin = origin_of(job, recording)
     sae = train(
         job.config, data, folder=folder, origin=origin, device=device, ranks=ranks, report=report, stop=stop
@@ -207,7 +228,13 @@ def origin_of(job: Job, recording: Recording) -> Origin:
         base=job.base,
         license=job.license,
         name=f"{recording.folder.absolute().name} {job.site}",
-        recording=" ".join([job.digest, *(job.labels or ())]),
+        recording=" ".join(
+            [
+                job.digest,
+                *(job.labels or ()),
+                *([f"counterfactuals={job.counterfactuals}"] if job.counterfactuals else []),
+            ]
+        ),
         model=manifest.model.digest,
     )
 

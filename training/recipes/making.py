@@ -220,6 +220,7 @@ class _Making:
             threads=machine.threads,
             base=recipe.model.base,
             license=recipe.bundle.license,
+            counterfactuals=recipe.train.counterfactuals,
         )
         identity = key(wanted.identity, recipe.model.base, recipe.bundle.license)
         folder = self.work.path(f"sae-{site}-{identity}")

@@ -64,7 +64,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 LEAST: Mapping[str, float] = {
     **dict.fromkeys(("record.first_seed", "record.tokens_per_image", "record.cap", "record.guidance"), 0),
     **dict.fromkeys(("select.seed", "adapt.seed", "machine.threads", "select.least", "adapt.stability"), 0),
-    **dict.fromkeys(("adapt.weight", "adapt.replay", "train.labels"), 0),
+    **dict.fromkeys(("adapt.weight", "adapt.replay", "train.labels", "train.counterfactuals"), 0),
     **dict.fromkeys(("route.semantic", "route.binding", "route.stability", "route.cost"), 0),
     **dict.fromkeys(("prompts.held_out", "select.held_out"), 0.01),
     **dict.fromkeys(("gates.quantile", "adapt.rate"), 1e-6),
@@ -74,7 +74,7 @@ LEAST: Mapping[str, float] = {
 }
 """The least a number may be; 1 where nothing is said."""
 MOST: Mapping[str, float] = {
-    **dict.fromkeys(("prompts.held_out", "select.held_out", "adapt.replay"), 0.9),
+    **dict.fromkeys(("prompts.held_out", "select.held_out", "adapt.replay", "train.counterfactuals"), 0.9),
     **dict.fromkeys(("select.least", "gates.quantile", "adapt.rate"), 1),
 }
 

@@ -104,6 +104,8 @@ class TrainPart:
     """The best of [route], or an expression such as `double.18.text, single.37.image`."""
     labels: tuple[str, ...] = ()
     """Prompts to learn from; none named is all."""
+    counterfactuals: float = 0.0
+    """Share of each batch that is tokens around the crossing from unsafe to safe."""
 
 
 @dataclass(frozen=True)
