@@ -14,7 +14,7 @@ from .schema import schema
 
 if TYPE_CHECKING:
     from ..steering.flow.log import FlowLog
-    from ..steering.flow.step import Region
+    from ..steering.flow.region import Region
 
 PIXELS_PER_PATCH = 16
 CORE, RING = (1.0, 0.15, 0.1), (1.0, 0.8, 0.1)

@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from ...steering.flow.groups import Flow, Group, Weights, groups_of
 from ...steering.flow.layout import FlowLayout, TokenGrid
 from ...steering.flow.localise import around
-from ...steering.flow.modifier import Noise, RestrictFlow
+from ...steering.flow.modifier import RestrictFlow
+from ...steering.flow.noise import Noise
 from ...steering.flow.restrict import Way
 from ...steering.flow.score import Detector, ScoreKind
 from ...steering.flow.step import FlowState, FlowStep

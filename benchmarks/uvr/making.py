@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ...host.run import find_flows
-from ...steering.flow.step import Region
+from ...steering.flow.region import Region
 from ..emoji_scenes.concepts import CATEGORIES, category_of
 from ..safedig.store import Budget, Store
 from .cells import Asked, Cell

@@ -15,7 +15,9 @@ from ..sites import Site, select_sites
 from .given import marked_by
 from .groups import Flow, Weights
 from .localise import EDITING, GENERATION, Selection
-from .modifier import Memory, Noise, RestrictFlow
+from .memory import Memory
+from .modifier import RestrictFlow
+from .noise import Noise
 from .score import PUBLISHED, PUBLISHED_EDITING, Detector, ScoreKind
 
 THRESHOLDS = ("calibrated", "published", "given")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import SteeringError
 from .layout import FlowLayout, onto
-from .step import Region
+from .region import Region
 
 
 class Flow(str, Enum):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SteeringError
 from .morphology import closed, components, dilated, filled
-from .step import Region
+from .region import Region
 
 WHOLE = 0.95
 """Of the picture: a core of this share or more leaves nothing to tell it from."""

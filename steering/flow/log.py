@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..sites import Site
-from .step import FlowRecord, Region
+from .region import Region, union
+from .step import FlowRecord
 
 
 class FlowLog:
@@ -34,12 +35,7 @@ class FlowLog:
     def region(self, image: int) -> Region | None:
         """What was marked in a picture in the end, by any restriction; None where nobody looked."""
         found = [region for (_, of), region in self._regions.items() if of == image]
-        if not found:
-            return None
-        joined = found[0]
-        for region in found[1:]:
-            joined = joined.joined(region)
-        return joined
+        return union(found) if found else None
 
     def lines(self, image: int) -> list[str]:
         """What was seen, in the order in which it was; then what the user should know."""

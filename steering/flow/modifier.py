@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 
 import torch
@@ -20,61 +19,16 @@ from ..sites import Site
 from .given import given_mask, require_masks
 from .groups import Flow, Group, Weights, groups_of
 from .localise import GENERATION, Selection, around, localise, marks_everything
-from .noise import mixed, noise_seed, root_mean_square
+from .memory import Memory, remember
+from .noise import Noise, mixed, noise_seed, root_mean_square
+from .region import union
 from .restrict import Way, restricted
 from .score import Detector
 from .stacking import stacked
-from .step import Acted, Attend, FlowRecord, FlowState, FlowStep, Region
-
-__all__ = [
-    "Attend",
-    "Flow",
-    "FlowRecord",
-    "FlowState",
-    "FlowStep",
-    "Memory",
-    "Noise",
-    "Region",
-    "RestrictFlow",
-    "Way",
-    "Weights",
-]
+from .step import Acted, Attend, FlowRecord, FlowState, FlowStep
 
 STARTUP = Schedule(0.0, 0.36)
 """t >= 850 of 1000, where FLUX.1-dev's own schedule for 1024 × 1024 is: 11 of 28 steps."""
-
-
-class Memory(str, Enum):
-    """What becomes of a picture's region when the picture is localised again."""
-
-    FIRST = "first"
-    """The first localisation holds: editing, where the mask is fixed at the first step."""
-    LATEST = "latest"
-    """The newest one replaces it."""
-    UNION = "union"
-    """It grows."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What is mixed into the core's attention output in the start-up stage: (1 − α) out + α ε.
-
-    Raises:
-        SteeringError: α is not within 0 and 1.
-    """
-
-    alpha: float = 0.999
-    matched: bool = True
-    """ε has the size of the picture's own output; else it has unit variance, as the paper says."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise SteeringError(
-                "noise",
-                expected="a share from 0 to 1",
-                found=f"{self.alpha}",
-                remedy="Choose 0 for no noise, 0.999 for the paper's most.",
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +223,7 @@ class RestrictFlow:
                         f"The threshold {detector.threshold:g} of {detector.concept} marks the whole picture at "
                         f"{step.where}: nothing safe is left that it could be told from. Calibrate the threshold."
                     ] = None
-            self._keep(image, _union(found), step)
+            remember(step.state, image, union(found), self.memory, self.selection.ring)
         if step.observe is not None:
             regions = tuple(step.state.regions[image] for image in step.images)
             thresholds = torch.tensor([detector.threshold for detector in self.detectors])
@@ -285,16 +239,6 @@ class RestrictFlow:
                     tuple(warnings),
                 )
             )
-
-    def _keep(self, image: int, region: Region, step: FlowStep) -> None:
-        known = step.state.regions.get(image)
-        if known is None or (self.memory is Memory.LATEST and not _same(known, region)):
-            step.state.keep(image, region)
-        elif self.memory is Memory.UNION:
-            _require_same_size(known, region)
-            joined = around(known.core | region.core, self.selection.ring)
-            if not _same(known, joined):
-                step.state.keep(image, joined)
 
     def _place_masks(self, step: FlowStep) -> None:
         """Given masks become regions when a picture is first met."""
@@ -360,27 +304,6 @@ def _require_held(out: Tensor, groups: Sequence[Sequence[Group]], step: FlowStep
             found="an overflow after the flow was restricted",
             remedy="The model itself overflows here, or the weights are too large. Lower the weight of safe "
             "neighbours, or run the model in bfloat16 or float32.",
-        )
-
-
-def _union(regions: list[Region]) -> Region:
-    found = regions[0]
-    for region in regions[1:]:
-        found = found.joined(region)
-    return found
-
-
-def _same(one: Region, other: Region) -> bool:
-    return torch.equal(one.core, other.core) and torch.equal(one.ring, other.ring)
-
-
-def _require_same_size(known: Region, found: Region) -> None:
-    if known.size != found.size:
-        raise SteeringError(
-            "mask of what is restricted",
-            expected=f"pictures of {known.size[0]} × {known.size[1]} patches, as at the first visit",
-            found=f"{found.size[0]} × {found.size[1]}",
-            remedy="Sample whole pictures of one size in a run: areas and crops of a picture cannot be restricted.",
         )
 
 

@@ -11,16 +11,40 @@ import hashlib
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import SteeringError
 from ..sites import Site
 
 CACHED = 128
 """Rows at a time on the CPU, so that they stay in its cache."""
 DRAWS = ("cpu", "cuda", "mps", "xpu")
 """Devices that draw for themselves; a picture gets the same noise on the same device."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is mixed into the core's attention output in the start-up stage: (1 − α) out + α ε.
+
+    Raises:
+        SteeringError: α is not within 0 and 1.
+    """
+
+    alpha: float = 0.999
+    matched: bool = True
+    """ε has the size of the picture's own output; else it has unit variance, as the paper says."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise SteeringError(
+                "noise",
+                expected="a share from 0 to 1",
+                found=f"{self.alpha}",
+                remedy="Choose 0 for no noise, 0.999 for the paper's most.",
+            )
 
 
 def mixed(

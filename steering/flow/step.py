@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +13,9 @@ from torch import Tensor
 from ..errors import SteeringError
 from ..schedules import Schedule
 from ..sites import Site
+from .groups import Group
 from .layout import FlowLayout
-
-if TYPE_CHECKING:
-    from .groups import Group
+from .region import Region
 
 Attend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 """`attend(q, k, v, mask) -> out`: the attention that the host would use.
@@ -27,28 +26,6 @@ heads side by side, with scores scaled by 1/√d'. `mask` is the incoming mask, 
 queries are attended as they came; else None, or an additive mask in q's dtype, broadcastable to (R', h', n, L), that
 has the incoming one in it.
 """
-
-
-class Region(NamedTuple):
-    """What is unsafe in one picture, on the grid of its tokens; on the CPU."""
-
-    core: Tensor
-    """(H, W) bool"""
-    ring: Tensor
-    """(H, W) bool: around the core, and never in it."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.core.shape[0], self.core.shape[1]
-
-    @property
-    def is_empty(self) -> bool:
-        return not bool(self.core.any())
-
-    def joined(self, other: Region) -> Region:
-        """Both regions; what is core in one is no ring."""
-        core = self.core | other.core
-        return Region(core, (self.ring | other.ring) & ~core)
 
 
 class FlowRecord(NamedTuple):
@@ -89,7 +66,7 @@ class FlowState:
     regions: dict[int, Region] = field(default_factory=dict[int, Region])
     """By picture, where it was localised."""
     groups: dict[tuple[object, ...], tuple[Group, ...]] = field(
-        default_factory=dict[tuple[object, ...], "tuple[Group, ...]"], repr=False
+        default_factory=dict[tuple[object, ...], tuple[Group, ...]], repr=False
     )
     """What the regions mean for one layout on one device; the first part of a key is the picture."""
 

@@ -19,7 +19,8 @@ from steerdit.steering.direction_modifiers import OPERATORS as DIRECTION_OPERATO
 from steerdit.steering.directions import Weighting
 from steerdit.steering.flow import asked as flow
 from steerdit.steering.flow.groups import Weights
-from steerdit.steering.flow.modifier import STARTUP, Noise, RestrictFlow
+from steerdit.steering.flow.modifier import STARTUP, RestrictFlow
+from steerdit.steering.flow.noise import Noise
 from steerdit.steering.flow.score import ScoreKind
 from steerdit.steering.formats import foreign
 from steerdit.steering.formats.directions import DIRECTION_BLOCKS, MAPS

@@ -10,7 +10,8 @@ from torch import Tensor
 from steerdit.steering.flow.groups import Flow, Weights, groups_of
 from steerdit.steering.flow.layout import FlowLayout
 from steerdit.steering.flow.localise import around
-from steerdit.steering.flow.modifier import Noise, RestrictFlow
+from steerdit.steering.flow.modifier import RestrictFlow
+from steerdit.steering.flow.noise import Noise
 from steerdit.steering.flow.score import Detector, ScoreKind
 from steerdit.steering.sites import Site
 

@@ -7,7 +7,8 @@ import torch
 from steerdit.steering import Site
 from steerdit.steering.flow.localise import around
 from steerdit.steering.flow.log import FlowLog
-from steerdit.steering.flow.step import FlowRecord, Region
+from steerdit.steering.flow.region import Region
+from steerdit.steering.flow.step import FlowRecord
 
 SITE = Site.parse("single.1.attention")
 

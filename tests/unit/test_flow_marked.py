@@ -8,8 +8,8 @@ import torch
 from steerdit.steering.errors import SteeringError
 from steerdit.steering.flow.groups import Flow, Weights, groups_of
 from steerdit.steering.flow.localise import around
-from steerdit.steering.flow.modifier import Noise, RestrictFlow
-from steerdit.steering.flow.noise import noise_seed
+from steerdit.steering.flow.modifier import RestrictFlow
+from steerdit.steering.flow.noise import Noise, noise_seed
 from steerdit.steering.flow.step import FlowRecord, FlowState
 from steerdit.steering.schedules import Schedule
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from steerdit.steering.flow.localise import Selection, around
-from steerdit.steering.flow.modifier import Memory
+from steerdit.steering.flow.memory import Memory
 from steerdit.steering.flow.restrict import Way
 from steerdit.steering.flow.score import Detector, ScoreKind
 from steerdit.steering.flow.step import FlowRecord, FlowState, FlowStep

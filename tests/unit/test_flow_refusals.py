@@ -10,7 +10,8 @@ from torch import Tensor
 
 from steerdit.steering.errors import SteeringError
 from steerdit.steering.flow.groups import Weights
-from steerdit.steering.flow.modifier import Noise, RestrictFlow
+from steerdit.steering.flow.modifier import RestrictFlow
+from steerdit.steering.flow.noise import Noise
 from steerdit.steering.flow.step import FlowState
 from steerdit.steering.sites import Site
 

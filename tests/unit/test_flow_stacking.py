@@ -13,8 +13,8 @@ from torch import Tensor
 
 from steerdit.steering.flow.groups import Flow, Weights, groups_of
 from steerdit.steering.flow.localise import around
-from steerdit.steering.flow.modifier import Noise, RestrictFlow
-from steerdit.steering.flow.noise import mixed, noise_seed
+from steerdit.steering.flow.modifier import RestrictFlow
+from steerdit.steering.flow.noise import Noise, mixed, noise_seed
 from steerdit.steering.flow.step import Acted, FlowState
 from steerdit.steering.schedules import Schedule
 
