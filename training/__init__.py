@@ -14,6 +14,6 @@ recipes/        all of that from one file
 directions/     directions in a language model, and their way to a generator's text encoder
 flows/          anchors of unsafe attention outputs; localisation sets their thresholds
 
-codes, maxima and tails go over the latents of a recording as it streams by; records reads lists of text; alone keeps two
-processes from one folder.
+codes, maxima and tails go over the latents of a recording as it streams by; records reads lists of text; alone keeps
+two processes from one folder.
 """

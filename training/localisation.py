@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.rates import Rate, rate
+from ..evaluation.roc import area_under_roc
 from ..steering.errors import SteeringError
 from ..steering.flow.localise import GENERATION, WHOLE, Selection, localise
 from ..steering.flow.score import ScoreKind
@@ -62,17 +63,6 @@ class Calibration:
         )
 
 
-def area_under_curve(inside: Tensor, outside: Tensor) -> float:
-    """That a number of `inside` (n) is above one of `outside` (m), half for equal ones (Mann and Whitney 1947)."""
-    if not len(inside) or not len(outside):
-        return math.nan
-    values, which, counts = torch.cat([inside, outside]).unique(return_inverse=True, return_counts=True)
-    ranks = counts.double().cumsum(0) - (counts.double() - 1) / 2  # mid-ranks of ties
-    total = float(ranks[which[: len(inside)]].sum())
-    n, m = len(inside), len(outside)
-    return (total - n * (n + 1) / 2) / (n * m) if len(values) > 1 else 0.5
-
-
 def localisation_auc(pictures: Iterable[Scored]) -> float:
     """AUC over all patches of pictures: unsafe patches against all others."""
     inside: list[Tensor] = []
@@ -81,7 +71,7 @@ def localisation_auc(pictures: Iterable[Scored]) -> float:
         mask = torch.zeros_like(picture.scores, dtype=torch.bool) if picture.mask is None else picture.mask
         inside.append(picture.scores[mask])
         outside.append(picture.scores[~mask])
-    return area_under_curve(torch.cat(inside), torch.cat(outside)) if inside else math.nan
+    return area_under_roc(torch.cat(inside), torch.cat(outside)) if inside else math.nan
 
 
 def intersection_over_union(one: Tensor, other: Tensor) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.rates import Rate
+from ..evaluation.roc import area_under_roc
 from .counterfactuals import Directions, require_pairs
 
 
@@ -49,18 +50,6 @@ def compare(
     areas.append(areas[1] - areas[0])
     rates = [_interval(values, len(cluster)) for values in areas]
     return Comparison(*rates)
-
-
-def area_under_roc(
-    positive: Tensor, negative: Tensor, positive_weight: Tensor, negative_weight: Tensor
-) -> float:
-    """The weighted chance that a positive scores above a negative; equals count half."""
-    values, place = torch.cat([positive, negative]).unique(return_inverse=True)  # rising
-    ups, downs = (torch.zeros(len(values), dtype=torch.float64) for _ in range(2))
-    ups.index_add_(0, place[: len(positive)], positive_weight.double())
-    downs.index_add_(0, place[len(positive) :], negative_weight.double())
-    below = downs.cumsum(0) - downs / 2
-    return float((ups * below).sum() / (ups.sum() * downs.sum()))
 
 
 def _interval(values: Tensor, n: int) -> Rate:

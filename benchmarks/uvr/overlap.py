@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...evaluation.roc import area_under_roc
 from ...host.attach import attach, attention_sites
 from ...host.sampling import encode_prompts, noise_levels, sample_prompts
 from ...steering.flow.asked import restriction_asked
@@ -21,7 +22,7 @@ from ...steering.flow.modifier import RestrictFlow
 from ...steering.flow.morphology import components
 from ...steering.flow.watching import OutputWatcher, Seen
 from ...steering.plan import Entry
-from ...training.localisation import area_under_curve, intersection_over_union
+from ...training.localisation import intersection_over_union
 from ..emoji_scenes.masks import unsafe_masks
 from ..emoji_scenes.prompts import Prompt
 from .making import BATCH
@@ -107,7 +108,7 @@ def _figures(
         sums["box_iou"] += intersection_over_union(core, boxes(cells))
         sums["covered"] += float((core & cells).sum() / cells.sum())
         sums["marked"] += float(core.float().mean())
-        sums["auc"] += area_under_curve(scores[own].amax(0)[cells], scores[own].amax(0)[~cells])
+        sums["auc"] += area_under_roc(scores[own].amax(0)[cells], scores[own].amax(0)[~cells])
     return {key: value / max(count, 1) for key, value in sums.items()}
 
 

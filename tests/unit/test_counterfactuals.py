@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steerdit.evaluation.roc import area_under_roc
 from steerdit.steering import SteeringError
 from steerdit.training.counterfactuals import (
     both_sides,
@@ -21,7 +22,7 @@ from steerdit.training.counterfactuals import (
     smallest_masks,
 )
 from steerdit.training.probe import Probe, accuracy, fit_probe
-from steerdit.training.separation import area_under_roc, compare
+from steerdit.training.separation import compare
 
 scipy_optimize = pytest.importorskip("scipy.optimize")
 scipy_stats = pytest.importorskip("scipy.stats")

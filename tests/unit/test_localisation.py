@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from steerdit.evaluation.roc import area_under_roc
 from steerdit.steering.errors import SteeringError
 from steerdit.steering.flow.localise import Selection, localise
 from steerdit.steering.flow.morphology import dilated
 from steerdit.steering.flow.score import ScoreKind
 from steerdit.training.localisation import (
     Scored,
-    area_under_curve,
     calibrate,
     intersection_over_union,
     localisation_auc,
@@ -41,7 +41,7 @@ def scores(seed: int, size: tuple[int, int] = (8, 9), unsafe: float | None = Non
 )
 def test_auc_is_its_definition(inside: list[int], outside: list[int]) -> None:
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in inside for b in outside]
-    found = area_under_curve(torch.tensor(inside).float(), torch.tensor(outside).float())
+    found = area_under_roc(torch.tensor(inside).float(), torch.tensor(outside).float())
     assert found == pytest.approx(sum(pairs) / len(pairs))
 
 

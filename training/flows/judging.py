@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...evaluation.roc import area_under_roc
 from ...steering.errors import SteeringError
 from ...steering.flow.anchors import Anchors
 from ...steering.flow.given import given_mask
@@ -17,7 +18,7 @@ from ...steering.flow.score import Detector, ScoreKind
 from ...steering.flow.watching import Seen
 from ...steering.formats.anchors import AnchorThreshold
 from ...steering.sites import Site
-from ..localisation import Scored, area_under_curve, calibrate
+from ..localisation import Scored, calibrate
 from .collecting import Marked, among, step_at
 from .samples import Progress, Sampler
 
@@ -76,7 +77,7 @@ def judged(
             one.scores[number] = torch.maximum(scores, one.scores.get(number, scores))
             if concept is not None:
                 mask = given_mask(what.masks[number][None], 0, seen.grid)
-                auc = area_under_curve(scores[mask], scores[~mask])
+                auc = area_under_roc(scores[mask], scores[~mask])
                 if not math.isnan(auc):
                     one.aucs.setdefault(step, []).append(auc)
 
