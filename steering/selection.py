@@ -43,7 +43,7 @@ def select(
                 f"{what}: {term!r}",
                 expected="one of " + (", ".join(map(str, available)) or "nothing: there is none"),
                 found="none that matches",
-                remedy=f"Name {what} that the bundle has, or `all`.",
+                remedy=f"Name {what} that are there, or `all`.",
             )
         chosen = chosen - meant if takes_away else chosen | meant
     return tuple(item for at, item in enumerate(available) if at in chosen)

@@ -198,6 +198,10 @@ def test_default_sites_are_the_papers_positions(tmp_path: Path) -> None:
     assert Site("joint", 2, "text") not in sites_named(model, "all")
     with pytest.raises(SteeringError, match="none that matches"):
         sites_named(model, "double.*")
+    with pytest.raises(SteeringError, match=r"site joint\.2\.text: .*the last block has no text output"):
+        sites_named(model, "joint.*.image, joint.2.text")
+    with pytest.raises(SteeringError, match=r"site joint\.7\.image: .*joint\.0 to joint\.2"):
+        sites_named(model, "joint.7.image")
 
 
 def test_buckets_are_a_number_or_edges(tmp_path: Path) -> None:

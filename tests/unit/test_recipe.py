@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from steerdit.steering.errors import SteeringError
 from steerdit.steering.formats.header import Category, GateThresholds, RateRecord
 from steerdit.training.recipes import Recipe, read_recipe
 from steerdit.training.recipes.lists import read_lists
+from steerdit.training.recipes.making import make_bundle
 from steerdit.training.recipes.work import Work, categories_of, file_identity, key
 
 RECIPES = Path(__file__).resolve().parents[2] / "example_recipes"
@@ -173,6 +175,45 @@ def test_other_lists_for_gates_and_for_adapting(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(SteeringError, match=r"prompts\.jsonl: expected at least one prompt"):
         read_lists(recipe(tmp_path))
+
+
+def test_lists_without_rewrites_are_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    rows = [{"prompt": f"benign {i}", "label": "benign"} for i in range(8)]
+    rows += [{"prompt": f"unsafe {i}", "label": "unsafe", "category": "weapons"} for i in range(8)]
+    plain = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "prompts.jsonl").write_text(plain, encoding="utf-8")
+    named = {"train.sites": "text"}
+    for settings, message in (
+        ({}, r"prompts\.jsonl: pair: expected at least 3 .* as routing takes, found 0"),
+        (named, r"prompts\.jsonl: pair: .* as adapt\.learn_from = 'pairs' takes"),
+        (
+            {**named, "adapt.on": "false", "select.method": "flips"},
+            r"weapons: pair: .*select\.method = 'flips'",
+        ),
+        ({**named, "adapt.on": "false", "train.counterfactuals": "0.1"}, r"weapons: pair: .*counterfactuals"),
+    ):
+        with pytest.raises(SteeringError, match=message):
+            read_lists(recipe(tmp_path, **settings))
+    assert read_lists(recipe(tmp_path, **named, **{"adapt.on": "false"}))
+    assert read_lists(recipe(tmp_path, **named, **{"adapt.learn_from": "safe side"}))
+
+    write_prompts(tmp_path / "target.jsonl", 4, 4)
+    assert read_lists(recipe(tmp_path, **named, **{"prompts.target": "target.jsonl"}))
+    write_prompts(tmp_path / "prompts.jsonl", 4, 4, "bloody")
+    with pytest.raises(
+        SteeringError, match=r"target\.jsonl: bloody: expected unsafe prompts of every category of"
+    ):
+        read_lists(recipe(tmp_path, **{"prompts.calibration": "target.jsonl"}))
+
+
+def test_a_bundle_that_can_have_no_folder_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 8, 8)
+    for name in ("model.safetensors", "clip_l.safetensors", "letter"):
+        (tmp_path / name).write_bytes(b"weights")
+    found = recipe(tmp_path, ('"made.safetensors"', '"letter/made.safetensors"'))
+    nobody: Any = None  # neither a host nor a terminal is asked anything
+    with pytest.raises(SteeringError, match=r"bundle\.file: .*letter.made\.safetensors: expected a folder"):
+        make_bundle(found, read_lists(found), Work(tmp_path / "work"), nobody, nobody)
 
 
 def test_a_result_is_made_once_and_again_where_it_cannot_be_read(tmp_path: Path) -> None:

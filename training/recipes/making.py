@@ -9,6 +9,7 @@ is whole as it is. Whatever ends a run, nothing half-made takes the place of som
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from ...steering.errors import SteeringError
@@ -82,6 +83,7 @@ def make_bundle(
     if there is not None:
         course.stage(f"save {file.name}", whole=True)
         return there
+    _require_folder(file)
     recordings = {name: _recorded(recipe, lists, name, work, host, course, shard) for name in lists.named()}
     if shard[1] > 1 or None in recordings.values():
         return None
@@ -92,7 +94,6 @@ def make_bundle(
     host.release()
     parts = [made.part(site) for site in sites]
     course.stage(f"save {file.name}")
-    file.parent.mkdir(parents=True, exist_ok=True)
     return write_parts(
         file,
         [part for part in parts if part.categories],
@@ -149,6 +150,19 @@ def _made_before(recipe: Recipe, identity: str, replace: bool) -> Bundle | None:
         found="another",
         remedy="Name another in the recipe's bundle.file, or give --replace.",
     )
+
+
+def _require_folder(file: Path) -> None:
+    """Makes the bundle's folder before hours of work, not after them."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise SteeringError(
+            f"bundle.file: {file}",
+            expected="a folder that can be made",
+            found=reason.strerror or str(reason),
+            remedy="Name another in the recipe's bundle.file; it starts from the recipe's folder.",
+        ) from reason
 
 
 def _recorded(

@@ -20,7 +20,19 @@ def sites_named(model: Any, expression: str) -> tuple[Site, ...]:
     family = family_of(dit)
     if expression.strip() in ("", "default"):
         return family.positions(dit)
-    return select_sites(expression, family.sites(dit))
+    offered = family.sites(dit)
+    for site in map(_one_site, expression.split(",")):
+        if site is not None and site not in offered and not site.is_attention:
+            family.width(dit, site)  # refuses it, and says why the model lacks it
+    return select_sites(expression, offered)
+
+
+def _one_site(term: str) -> Site | None:
+    """The site that a term is, if it is no pattern."""
+    try:
+        return Site.parse(term.strip())
+    except SteeringError:
+        return None
 
 
 def buckets_named(model: Any, text: str) -> tuple[float, ...]:
