@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ from steerdit.steering.errors import BundleError, SteeringError
 from steerdit.steering.formats.bundle import Bundle, LatentTensors, open_bundle, verify
 from steerdit.steering.formats.writing import write_bundle
 
-from .bundles import BIND, HUGE, TEXT, container, rewrite, small_header, small_tensors
+from . import damage
+from .bundles import BIND, TEXT, container, rewrite, small_header, small_tensors
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +42,8 @@ def same(one: list[LatentTensors], other: list[LatentTensors]) -> bool:
 def test_any_changed_byte_is_refused_or_changes_nothing(
     sound: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    content = bytearray(sound.read_bytes())
-    table_end = 8 + struct.unpack("<Q", content[:8])[0]
-    position = data.draw(st.integers(0, len(content) - 1) | st.integers(0, table_end - 1))
-    content[position] ^= data.draw(st.integers(1, 255))
     path = tmp_path_factory.mktemp("mutated") / "m.safetensors"
-    path.write_bytes(content)
+    damage.change_byte(sound, path, data)
     try:
         bundle = open_bundle(path)
         read = everything(bundle)
@@ -65,8 +60,7 @@ def test_any_cut_file_is_refused(
     sound: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "c.safetensors"
-    path.write_bytes(sound.read_bytes())
-    os.truncate(path, data.draw(st.integers(0, path.stat().st_size - 1)))
+    damage.cut_short(sound, path, data)
     with pytest.raises(BundleError):
         open_bundle(path)
 
@@ -86,20 +80,8 @@ def test_junk_is_refused(tmp_path_factory: pytest.TempPathFactory, junk: bytes, 
 def test_any_value_in_any_field_is_taken_or_refused(
     sound: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Walks to a random field of the header and puts a random value there."""
-    anything = st.sampled_from(
-        [None, True, -1, 0, 10**30, 0.5, "", "x", "text", [], [[]], {}, {"a": 1}, [1, 2], HUGE]
-    )
-
     def change(document: dict[str, Any]) -> None:
-        place: Any = document
-        while True:
-            keys = list(place) if isinstance(place, dict) else range(len(place))
-            key = data.draw(st.sampled_from(list(keys)))
-            if not isinstance(place[key], (dict, list)) or not place[key] or data.draw(st.booleans()):
-                place[key] = data.draw(anything)
-                return
-            place = place[key]
+        damage.change_field(document, data)
 
     path = rewrite(sound, tmp_path_factory.mktemp("field") / "f.safetensors", header=change)
     try:
