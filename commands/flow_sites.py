@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     try:
         hosted.require_model(arguments)
+        if arguments.bundle is not None and arguments.bundle.suffix != ".safetensors":
+            raise SteeringError(
+                "--bundle",
+                expected="a name that ends with .safetensors",
+                found=str(arguments.bundle),
+                remedy="Name it so.",
+            )
         hosted.boot(arguments)
         return _run(arguments)
     except KeyboardInterrupt:

@@ -209,10 +209,23 @@ def _detector(
                 f"{bundle.path}: {site}",
                 expected=f"a calibrated threshold of the {kind.value} score of {concept}",
                 found="none",
-                remedy="Choose another score, or give a threshold yourself.",
+                remedy=_alternatives(bundle, concept),
             )
         value = known
     return anchors.detector(concept, kind, value, several=several)
+
+
+def _alternatives(bundle: Bundle, concept: str) -> str:
+    """What a bundle does have calibrated thresholds of a concept for."""
+    known = [
+        f"{one.score}{' with several' if one.several else ''} at {site}"
+        for site, entry in bundle.anchors.items()
+        for row in entry.rows
+        if row.name == concept
+        for one in row.thresholds
+    ]
+    rather = "Choose another score, or give a threshold yourself."
+    return f"It has some for {', '.join(known[:6])}: choose that score and localise_at." if known else rather
 
 
 def _published(concept: str, kind: ScoreKind, task: str) -> float:

@@ -61,7 +61,7 @@ def stacked(
             _cells(row, own, renormalise, [earlier[n] for n in acting]) for row, own in enumerate(groups)
         ]
         out = _asked(attend, q, k, v, cells, None if len(some) == q.shape[1] else some, mask, out)
-    chosen = slice(None) if heads is None else list(heads)
+    chosen = slice(None) if heads is None else torch.tensor(list(heads), device=out.device)
     for one in earlier:
         if one.noise is None:
             continue

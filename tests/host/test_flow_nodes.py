@@ -149,6 +149,18 @@ def test_a_file_of_that_name_is_left_alone(folders: Path, tmp_path: Path) -> Non
     assert (folders / "mine.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"), [({"license": ""}, "license"), ({"license": "free for all!"}, "license")]
+)
+def test_what_no_bundle_takes_is_refused_before_anything_is_sampled(
+    wrong: dict[str, str], field: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, samples, unsafe, _ = sampled(tmp_path)
+    monkeypatch.setattr(type(samples), "watch", lambda *_, **__: pytest.fail("it sampled"))
+    with pytest.raises(SteeringError, match=f"{field}: .* No bundle takes it"):
+        CollectAnchorsNode.execute(samples=samples, masks=bright(unsafe), **{**COLLECTED, **wrong})
+
+
 def test_prompts_without_anything_unsafe() -> None:
     with pytest.raises(SteeringError, match="none of them unsafe"):
         examples_of(ROWS[3:], [0])

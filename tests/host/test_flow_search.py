@@ -105,3 +105,11 @@ def test_the_command_line_is_read() -> None:
         ["--checkpoint", "a", "--prompts", "b", "--out", "c", "--every", "3", "--steps", "7"]
     )
     assert (given.every, given.steps, given.sites, given.masks) == (3, 7, "all", None)
+
+
+def test_a_bundle_of_another_ending_is_refused_before_the_search(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    given = ["--checkpoint", "a", "--prompts", "b", "--out", "c", "--bundle", "best.pt"]
+    assert command.run(parser.parse_args(given)) == 1
+    assert "--bundle: expected a name that ends with .safetensors" in capsys.readouterr().err

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ...host.attach import attention_sites
+from ...steering.errors import BundleError, SteeringError
 from ...steering.flow.asked import attention_asked
 from ...steering.flow.score import ScoreKind
-from ...steering.formats.anchors import AnchorSite, AnchorThreshold, anchor_site_of, anchor_tensors
+from ...steering.formats.anchors import (
+    AnchorConcept,
+    AnchorSite,
+    AnchorThreshold,
+    anchor_site_of,
+    anchor_tensors,
+)
 from ...steering.formats.bundle import Bundle
-from ...steering.formats.header import Base, BundleHeader, Made
+from ...steering.formats.header import Base, BundleHeader, Made, header_json, parse_header
 from ...steering.formats.writing import write_bundle
 from ...steering.sites import Site
 from .collecting import Marked, collect, marked, steps_of
@@ -61,10 +69,6 @@ def collect_bundle(
     chosen = sites_asked(sampler, sites)
     startup = steps_of(sampler, "startup", startup_percent)
     steps = steps_of(sampler, collect_at, startup_percent)
-    collection = collect(sampler, what, chosen, steps, progress=progress)
-    anchors = {key: one.anchors(several) for key, one in collection.collectors.items()}
-    judgements = judged(sampler, what, anchors, startup, progress=progress)
-    ranked = sorted(chosen, key=lambda site: -_worth(judgements, site))
     made = Made(
         BY,
         {
@@ -79,6 +83,18 @@ def collect_bundle(
             "scheduler": sampler.sampling.scheduler,
         },
     )
+    header = BundleHeader(
+        name=path.stem,
+        family=sampler.family,
+        base=Base(base.strip() or "unnamed"),
+        license=license.strip(),
+        made=made,
+    )
+    _require_sound(path, header, sampler, chosen)
+    collection = collect(sampler, what, chosen, steps, progress=progress)
+    anchors = {key: one.anchors(several) for key, one in collection.collectors.items()}
+    judgements = judged(sampler, what, anchors, startup, progress=progress)
+    ranked = sorted(chosen, key=lambda site: -_worth(judgements, site))
     entries: dict[Site, AnchorSite] = {}
     tensors: dict[str, Tensor] = {}
     refused: list[str] = []
@@ -88,15 +104,22 @@ def collect_bundle(
         entries[site] = anchor_site_of(own, one.patches, one.benign_patches, calibrated, startup_end)
         refused += [f"{site}: {reason}" for reason in why]
         tensors |= anchor_tensors(own)
-    header = BundleHeader(
-        name=path.stem,
-        family=sampler.family,
-        base=Base(base.strip() or "unnamed"),
-        license=license.strip(),
-        made=made,
-        anchors=entries,
-    )
-    return write_bundle(path, header, tensors), summary(what, entries, refused)
+    return write_bundle(path, replace(header, anchors=entries), tensors), summary(what, entries, refused)
+
+
+def _require_sound(path: Path, header: BundleHeader, sampler: Sampler, sites: Sequence[Site]) -> None:
+    """Refuses what no bundle takes, before pictures are sampled for it: a licence that is none, a concept's name."""
+    concepts = dict.fromkeys(example.concept for example in sampler.examples if example.concept is not None)
+    trial = AnchorSite(1, 1, 1, tuple(AnchorConcept(name, 1) for name in concepts))
+    try:
+        parse_header(header_json(replace(header, anchors=dict.fromkeys(sites, trial)), {}), path.name)
+    except BundleError as refusal:
+        raise SteeringError(
+            refusal.where,
+            expected=refusal.expected,
+            found=refusal.found,
+            remedy="No bundle takes it: change it.",
+        ) from refusal
 
 
 def _worth(judgements: Mapping[Way, Judgement], site: Site) -> float:
