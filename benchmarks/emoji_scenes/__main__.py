@@ -23,7 +23,7 @@ from .editing.difference import pack
 from .icons import icons
 from .scenes import Layout, SceneSource
 from .text import TextEncoder, pooled
-from .train_generator import COURSE, COURSES, EDITING, export
+from .train_generator import COURSE, COURSES, EDITING, EDITING_COURSE, export
 from .train_generator import train as train_generator
 from .train_oracle import train as train_oracle
 
@@ -107,7 +107,10 @@ def teach_editing(folder: Path, made: Path, empty: tuple[Tensor, Tensor]) -> Non
     """Train the world's generator on triples, and write what that adds to its weights."""
     draw(folder, EDITING.layout, weights.path("codec"), make_triples)
     editor, difference = folder / weights.EDITOR, made / weights.FILES["editing"]
-    export(train_generator(folder, empty, EDITING, weights.path("generator")), editor)
+    begin = weights.path("generator")
+    for lesson in EDITING_COURSE:
+        export(train_generator(folder, empty, lesson, begin), editor)
+        begin = editor
     pack(weights.path("generator"), editor, difference)
     print(f"what editing adds to the generator is in {difference}")
 

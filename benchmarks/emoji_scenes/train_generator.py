@@ -30,6 +30,7 @@ class Lesson:
     steps: int  # the cosine's length
     until: int  # where to stop
     peak: float = 1.0  # share of the full rates: those of a beginning would undo much of what is known
+    name: str = ""  # of its checkpoint, where another lesson has the same shards
 
 
 COURSE = (
@@ -39,7 +40,9 @@ COURSE = (
 )
 
 
-EDITING = Lesson(PAIRS, 0.4, 3600, 3600, 0.4)  # what the finished generator learns next, from triples
+# What the finished generator learns next, from triples; raising the rates once more parts what is named from what is not.
+EDITING = Lesson(PAIRS, 0.4, 3600, 3600, 0.4)
+EDITING_COURSE = (EDITING, Lesson(PAIRS, 0.4, 1500, 1500, 0.4, "again"))
 Config = GeneratorConfig | SD3Config
 COURSES: dict[str, tuple[Config, tuple[Lesson, ...]]] = {
     "flux": (GeneratorConfig(), COURSE),
@@ -81,7 +84,7 @@ def train(
     ]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
     tag = config.tag
-    checkpoint, start = folder / f"generator-{tag}.pt", 0
+    checkpoint, start = folder / f"{'-'.join(filter(None, ('generator', tag, lesson.name)))}.pt", 0
     if begin is not None:
         grow(net, start_of(begin))
     average = {k: v.clone() for k, v in net.state_dict().items()}

@@ -84,6 +84,12 @@ def the(rng: np.random.Generator, o: Placed) -> str:
     return f"the {words}"
 
 
+def which(rng: np.random.Generator, scene: Scene, o: Placed) -> str:
+    """The same of one of a scene's things: where there are two, with the side that it is on."""
+    said = the(rng, o)
+    return f"{said} on the {side_of(o)}" if len(scene.objects) > 1 else said
+
+
 def side_of(o: Placed) -> str:
     return SIDES[int(o.x > HALF)]
 
@@ -163,13 +169,13 @@ def _replace(rng: np.random.Generator, source: SceneSource) -> Edit:
         what = _thing(rng, source, without)
         new = _placed(what, old.x, old.y, old.extent, int(rng.integers(source.layout.variants)))
     noun = phrase(rng, new.concept, new.attribute)
-    text = _choice(rng, ("replace {} with {}", "turn {} into {}")).format(the(rng, old), noun)
+    text = _choice(rng, ("replace {} with {}", "turn {} into {}")).format(which(rng, scene, old), noun)
     return Edit("replace", text, scene, _swapped(scene, old, new))
 
 
 def _remove(rng: np.random.Generator, source: SceneSource) -> Edit:
     scene, old = _some(rng, source)
-    text = f"{_choice(rng, ('remove', 'take away'))} {the(rng, old)}"
+    text = f"{_choice(rng, ('remove', 'take away'))} {which(rng, scene, old)}"
     return Edit("remove", text, scene, _swapped(scene, old, None))
 
 
@@ -203,7 +209,7 @@ def _befallen(rng: np.random.Generator, source: SceneSource) -> tuple[Scene, Sce
 
 def _befall(rng: np.random.Generator, source: SceneSource) -> Edit:
     after, before, o = _befallen(rng, source)
-    text = _choice(rng, BEFALL[o.attribute or ""]).format(the(rng, replace(o, attribute=None)))
+    text = _choice(rng, BEFALL[o.attribute or ""]).format(which(rng, before, replace(o, attribute=None)))
     return Edit("befall", text, before, after)
 
 
