@@ -40,7 +40,7 @@ COURSE = (
 )
 
 
-# What the finished generator learns next, from triples; raising the rates once more parts what is named from what is not.
+# What the finished generator learns next, from triples; rates that rise once more part what is named from what is not.
 EDITING = Lesson(PAIRS, 0.4, 3600, 3600, 0.4)
 EDITING_COURSE = (EDITING, Lesson(PAIRS, 0.4, 1500, 1500, 0.4, "again"))
 Config = GeneratorConfig | SD3Config
