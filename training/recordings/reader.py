@@ -1,40 +1,27 @@
-"""Reads a recording: some of it into memory, or all of it as a shuffled stream of batches.
-
-A shard's bytes are held against the manifest's hash when it is opened first; one that was cut short or edited is
-refused before anything is learnt from it.
-"""
+"""Reads a recording: some of it into memory, or all of it as a shuffled stream of batches."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...steering.errors import SteeringError
-from ...steering.formats.container import read_container
-from ...steering.formats.rows import OpenContainer
 from ...steering.sites import Site
 from . import manifest as manifests
-from .manifest import DAMAGED, LABELS, Manifest, ModelFingerprint, ShardEntry
+from .manifest import DAMAGED, LABELS, Manifest, ModelFingerprint
 from .prompts import partners
 from .rows import Pairs, Rows, joined, matched, taken
-from .writer import PLAN, file_digest
+from .shards import RowIndex, ShardFiles
+from .writer import PLAN
 
 BUFFER = 256 * 2**20
 """Bytes of tokens that a stream holds to mix them."""
-
-
-class _Index(NamedTuple):
-    """The labels of a shard's rows at one site, as they lie in the file."""
-
-    sample: Tensor
-    sigma: Tensor
-    position: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +30,10 @@ class Recording:
 
     manifest: Manifest
     folder: Path
-    _verified: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]], repr=False)
+
+    @cached_property
+    def _files(self) -> ShardFiles:
+        return ShardFiles(self.folder)
 
     @property
     def sites(self) -> Mapping[Site, int]:
@@ -112,7 +102,7 @@ class Recording:
             SteeringError: the site, a label or a category was not recorded, or a shard is damaged.
         """
         wanted = self._wanted(site, self.samples(labels, categories), buckets)
-        chosen = [wanted(self._index(entry, site)) for entry in self.manifest.shards]
+        chosen = [wanted(self._files.index(entry, site)) for entry in self.manifest.shards]
         total = sum(map(len, chosen))
         if limit is not None and limit < total:
             kept = torch.zeros(total, dtype=torch.bool)
@@ -120,7 +110,7 @@ class Recording:
             parts = kept.split([len(rows) for rows in chosen])
             chosen = [rows[part] for rows, part in zip(chosen, parts)]
         return joined(
-            [self._rows(entry, site, rows) for entry, rows in zip(self.manifest.shards, chosen)],
+            [self._files.rows(entry, site, rows) for entry, rows in zip(self.manifest.shards, chosen)],
             self._width(site),
         )
 
@@ -139,7 +129,7 @@ class Recording:
         """
         wanted = self._wanted(site, self.samples(labels, categories), buckets)
         for entry in self.manifest.shards:
-            yield self._rows(entry, site, wanted(self._index(entry, site)))
+            yield self._files.rows(entry, site, wanted(self._files.index(entry, site)))
 
     def stream(
         self,
@@ -176,11 +166,11 @@ class Recording:
         left, given = joined([], self._width(site)), 0
         for window in self._windows(order, site, buffer):
             shards = [self.manifest.shards[number] for number in window]
-            chosen = [wanted(self._index(entry, site)) for entry in shards]
+            chosen = [wanted(self._files.index(entry, site)) for entry in shards]
             total = len(left.tokens) + sum(map(len, chosen))
             mixed = torch.randperm(total, generator=draw)
             count = total // whole
-            parts = (self._rows(entry, site, rows) for entry, rows in zip(shards, chosen))
+            parts = (self._files.rows(entry, site, rows) for entry, rows in zip(shards, chosen))
             pool = joined([left, *parts], self._width(site))
             for first in range(rank * batch, count * whole, whole):
                 given += 1
@@ -244,7 +234,7 @@ class Recording:
         keys: list[Tensor] = []
         places: list[Tensor] = []
         for number, entry in enumerate(self.manifest.shards):
-            index = self._index(entry, site)
+            index = self._files.index(entry, site)
             at = wanted(index)
             level = torch.bucketize(index.sigma[at], levels)
             keys.append(torch.stack([named[index.sample[at]], level, index.position[at]], dim=1))
@@ -258,7 +248,7 @@ class Recording:
         for number in places[order, 0].unique_consecutive().tolist():
             rows = places[order][places[order, 0] == number, 1]
             found, back = rows.unique(return_inverse=True)
-            parts.append(taken(self._rows(self.manifest.shards[number], site, found), back))
+            parts.append(taken(self._files.rows(self.manifest.shards[number], site, found), back))
         return taken(joined(parts, self._width(site)), order.argsort())
 
     def _windows(self, order: Sequence[int], site: Site, buffer: int) -> Iterator[list[int]]:
@@ -276,12 +266,12 @@ class Recording:
 
     def _wanted(
         self, site: Site, samples: Tensor, buckets: Collection[int] | None
-    ) -> Callable[[_Index], Tensor]:
-        """A function from the labels of a shard's rows to the numbers of those of these samples (N,) bool."""
+    ) -> Callable[[RowIndex], Tensor]:
+        """A function from the index of a shard to the numbers of those of these samples (N,) bool."""
         self._width(site)
         bucket = None if buckets is None else torch.tensor(sorted(buckets), dtype=torch.int64)
 
-        def rows(index: _Index) -> Tensor:
+        def rows(index: RowIndex) -> Tensor:
             mask = samples[index.sample]
             if bucket is not None:
                 mask &= torch.isin(self.bucket(index.sigma), bucket)
@@ -298,46 +288,6 @@ class Recording:
                 remedy="Choose a recorded site, or record this one.",
             )
         return self.manifest.sites[site]
-
-    def _index(self, entry: ShardEntry, site: Site) -> _Index:
-        with self._open(entry) as shard:
-            sample, sigma, position = (
-                shard.whole(f"{site}.{part}") for part in ("sample", "sigma", "position")
-            )
-        return _Index(sample.long(), sigma, position.long())
-
-    def _rows(self, entry: ShardEntry, site: Site, rows: Tensor) -> Rows:
-        """Some rows of a shard, their numbers (n,) rising."""
-        with self._open(entry) as shard:
-            if len(rows) == entry.rows[site]:
-                tokens = shard.whole(f"{site}.tokens")
-            else:
-                tokens = shard.rows(f"{site}.tokens", rows.tolist())
-        index = self._index(entry, site)
-        return Rows(tokens.float(), index.sample[rows], index.sigma[rows], index.position[rows])
-
-    def _open(self, entry: ShardEntry) -> OpenContainer:
-        path = self.folder / entry.file
-        if not path.exists():
-            raise SteeringError(
-                str(path),
-                expected="the shard",
-                found="no such file",
-                remedy="Record again with the same settings, which makes this shard alone, or get a whole copy.",
-            )
-        stamp = path.stat().st_size, path.stat().st_mtime_ns
-        if self._verified.get(entry.file) != stamp:
-            found = file_digest(path)
-            if found != entry.sha256:
-                raise SteeringError(
-                    str(path),
-                    expected=f"the hash {entry.sha256[:12]}… that the manifest gives",
-                    found=f"{found[:12]}…, {stamp[0]} bytes: the file was cut short or edited",
-                    remedy="Delete it and record again with the same settings, which makes this shard alone, or get a "
-                    "sound copy.",
-                )
-            self._verified[entry.file] = stamp
-        return OpenContainer(read_container(path))
 
 
 def open_recording(folder: str | os.PathLike[str], *, model: ModelFingerprint | None = None) -> Recording:
