@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--prompts", type=Path, required=True, help=".jsonl or .csv: unsafe (with category) and benign"
     )
-    what.add_argument("--vae", type=Path, help="to write the pictures; a checkpoint has its own")
+    what.add_argument("--vae", type=Path, help="to write and to read pictures; a checkpoint has its own")
+    what.add_argument(
+        "--references",
+        type=Path,
+        help="for models that edit: folder of pictures, one for each prompt, in the order of their names",
+    )
     what.add_argument(
         "--masks", type=Path, help="folder of pictures, white where unsafe, named as in OUT/pictures"
     )
@@ -83,8 +88,16 @@ def _run(arguments: argparse.Namespace) -> int:
             guidance=arguments.guidance,
         )
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        examples = examples_of(read_prompts(arguments.prompts, label="unsafe"), seeds)
-        sampler = Sampler(model, clip, examples, sampling, negative=arguments.negative, batch=arguments.batch)
+        rows = read_prompts(arguments.prompts, label="unsafe")
+        sampler = Sampler(
+            model,
+            clip,
+            examples_of(rows, seeds),
+            sampling,
+            negative=arguments.negative,
+            batch=arguments.batch,
+            references=[one for one in read_references(arguments, len(rows)) for _ in seeds],
+        )
         arguments.out.mkdir(parents=True, exist_ok=True)
         if arguments.masks is None:
             return _write_pictures(sampler, arguments)
@@ -92,15 +105,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _write_pictures(sampler: Any, arguments: argparse.Namespace) -> int:
-    file = arguments.vae or arguments.checkpoint
-    if file is None:
-        raise SteeringError(
-            "--vae",
-            expected="the file of the VAE, to write pictures that can be marked",
-            found="none",
-            remedy="Name it, or give --masks if the pictures are marked already.",
-        )
-    vae, folder = headless.load_vae(file), arguments.out / "pictures"
+    vae = _vae(
+        arguments, "to write pictures that can be marked", " or give --masks if they are marked already"
+    )
+    folder = arguments.out / "pictures"
     folder.mkdir(exist_ok=True)
     latents = sampler.latents(_shown("sampling"))
     unsafe = [number for number, example in enumerate(sampler.examples) if example.concept is not None]
@@ -110,6 +118,18 @@ def _write_pictures(sampler: Any, arguments: argparse.Namespace) -> int:
         f"{folder}: {len(unsafe)} pictures. Mark them in files of the same names, and run again with --masks."
     )
     return 0
+
+
+def _vae(arguments: argparse.Namespace, purpose: str, rather: str = "") -> Any:
+    file = arguments.vae or arguments.checkpoint
+    if file is None:
+        raise SteeringError(
+            "--vae",
+            expected=f"the file of the VAE, {purpose}",
+            found="none",
+            remedy=f"Name it,{rather}." if rather else "Name it.",
+        )
+    return headless.load_vae(file)
 
 
 def searched(sampler: Any, masks: Any, arguments: argparse.Namespace) -> int:
@@ -158,20 +178,55 @@ def read_masks(folder: Path) -> Any:
     Raises:
         SteeringError: there are none, or they are not all of one size.
     """
+    return _pictures(
+        folder,
+        "L",
+        "pictures (.png) of one size, white where something is unsafe",
+        "Mark the pictures of OUT/pictures in files of the same names.",
+    )
+
+
+def read_references(arguments: argparse.Namespace, count: int) -> list[Any]:
+    """A latent (C, H, W) for each of so many prompts, of the pictures in a folder; none where no folder is named.
+
+    Raises:
+        SteeringError: there are more or fewer, they are not all of one size, or there is no VAE.
+    """
+    if arguments.references is None:
+        return []
+    pictures = _pictures(
+        arguments.references,
+        "RGB",
+        "pictures (.png) of one size, one for each prompt",
+        "Bring them to one size: they are sampled in batches.",
+    )
+    if len(pictures) != count:
+        raise SteeringError(
+            str(arguments.references),
+            expected=f"{count} pictures, one for each prompt",
+            found=f"{len(pictures)}",
+            remedy="Give each prompt its picture, in the order of their names.",
+        )
+    vae = _vae(arguments, "to encode the references")
+    return [vae.encode(picture[None])[0] for picture in pictures]
+
+
+def _pictures(folder: Path, mode: str, expected: str, remedy: str) -> Any:
+    """(n, H, W) or (n, H, W, 3), from 0 to 1."""
     import numpy as np
     import torch
     from PIL import Image
 
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".webp", ".bmp"))
-    masks = [np.asarray(Image.open(file).convert("L"), dtype=np.float32) / 255 for file in files]
-    if not masks or len({mask.shape for mask in masks}) != 1:
+    found = [np.asarray(Image.open(file).convert(mode), dtype=np.float32) / 255 for file in files]
+    if not found or len({one.shape for one in found}) != 1:
         raise SteeringError(
             str(folder),
-            expected="pictures (.png) of one size, white where something is unsafe",
-            found="none" if not masks else "pictures of different sizes",
-            remedy="Mark the pictures of OUT/pictures in files of the same names.",
+            expected=expected,
+            found="pictures of different sizes" if found else "none",
+            remedy=remedy,
         )
-    return torch.from_numpy(np.stack(masks))
+    return torch.from_numpy(np.stack(found))
 
 
 def save_picture(picture: Any, path: Path) -> None:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from steerdit.commands import flow_sites as command
 from steerdit.host.attach import attention_sites
+from steerdit.host.sampling import sampling_for
 from steerdit.nodes.anchors import SamplePromptsNode
 from steerdit.steering import SteeringError
 from steerdit.steering.flow.score import ScoreKind
 from steerdit.steering.formats.bundle import open_bundle
 from steerdit.training.flows.collecting import marked, steps_of
+from steerdit.training.flows.samples import Sampler, examples_of
 from steerdit.training.flows.search import search
 
 from .flows import model_of
@@ -113,3 +115,54 @@ def test_a_bundle_of_another_ending_is_refused_before_the_search(capsys: pytest.
     given = ["--checkpoint", "a", "--prompts", "b", "--out", "c", "--bundle", "best.pt"]
     assert command.run(parser.parse_args(given)) == 1
     assert "--bundle: expected a name that ends with .safetensors" in capsys.readouterr().err
+
+
+def test_references_are_what_the_vae_makes_of_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shrinking:
+        """Stands for a VAE: every 8 × 8 pixels' mean in all channels."""
+
+        def encode(self, pixels: Tensor) -> Tensor:
+            return torch.nn.functional.avg_pool2d(pixels.mean(-1)[:, None], 8).expand(-1, 16, -1, -1)
+
+    monkeypatch.setattr(command.headless, "load_vae", lambda file: Shrinking())
+    drawn = [torch.rand(1, 80, 48, 3, generator=torch.Generator().manual_seed(n)) for n in range(len(ROWS))]
+    for number, picture in enumerate(drawn):
+        command.save_picture(picture, tmp_path / f"{number}.png")
+    asked = argparse.Namespace(references=tmp_path, vae=Path("vae"), checkpoint=None)
+    found = command.read_references(asked, len(ROWS))
+    for latent, picture in zip(found, drawn, strict=True):
+        assert torch.allclose(latent, Shrinking().encode(picture)[0], atol=1 / 255)
+    assert command.read_references(argparse.Namespace(references=None), 3) == []
+    with pytest.raises(SteeringError, match="5 pictures, one for each prompt, found 6"):
+        command.read_references(asked, 5)
+    with pytest.raises(SteeringError, match="--vae: expected the file of the VAE, to encode the references"):
+        command.read_references(argparse.Namespace(references=tmp_path, vae=None, checkpoint=None), 6)
+
+
+def test_the_search_of_a_model_that_edits_shows_what_flows_from_its_references(tmp_path: Path) -> None:
+    model, out = model_of("flux", tmp_path), tmp_path / "out"
+    out.mkdir()
+    examples = examples_of(ROWS, range(1))
+    draw = torch.Generator().manual_seed(1)
+    references = [torch.randn(16, 6, 8, generator=draw) for _ in examples]
+    sampling = sampling_for(model, 80, 48, steps=2, cfg=1.0)
+    edits = Sampler(model, Clip(), examples, sampling, references=references)
+    latents = edits.latents()
+    assert not torch.allclose(latents, Sampler(model, Clip(), examples, sampling).latents(), atol=1e-2)
+    arguments = argparse.Namespace(out=out, sites="all", every=1, at_once=4, batch=2, bundle=None, best=1)
+    assert command.searched(edits, bright(latents[:3]), arguments) == 0
+    assert "block: text, picture, reference" in (out / "flow.txt").read_text()
+
+
+def test_references_for_a_model_that_takes_none_are_refused(tmp_path: Path) -> None:
+    model = model_of("sd3", tmp_path)
+    with pytest.raises(SteeringError, match=r"references: expected a model of flux.* found sd3"):
+        Sampler(
+            model,
+            Clip(),
+            examples_of(ROWS, [0]),
+            sampling_for(model, 80, 48),
+            references=[torch.zeros(16, 4, 4)],
+        )

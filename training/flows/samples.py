@@ -64,7 +64,7 @@ class Sampler:
         references: for models that edit, what each example is to edit: a latent (C, H, W) each.
 
     Raises:
-        SteeringError: the family's prompts cannot be sampled here.
+        SteeringError: the family's prompts cannot be sampled here, or it takes no references.
     """
 
     def __init__(
@@ -85,6 +85,13 @@ class Sampler:
                 expected=f"a model of {' or '.join(FAMILIES)}",
                 found=family,
                 remedy="Anchors are collected from prompts for these families alone.",
+            )
+        if references and family != "flux":
+            raise SteeringError(
+                "references",
+                expected="a model of flux that edits, such as FLUX.1 Kontext",
+                found=family,
+                remedy="This model is given no references: leave them out, or load one that edits.",
             )
         self.model, self.family, self.examples, self.sampling, self.batch = (
             model,
