@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..steering.sites import Site
-from ..training.dictionaries import job, journal, process
-from ..training.dictionaries.config import TrainingConfig
-from ..training.dictionaries.job import Job
-from ..training.recordings import (
+from ...steering.sites import Site
+from ...training.dictionaries import job, journal, process
+from ...training.dictionaries.config import TrainingConfig
+from ...training.dictionaries.job import Job
+from ...training.recordings import (
     Manifest,
     ModelFingerprint,
     PromptRow,
@@ -23,8 +23,8 @@ from ..training.recordings import (
     open_recording,
     samples_of,
 )
-from ..training.recordings.writer import RecordingWriter, SiteRows
-from .results import Claim, at_least
+from ...training.recordings.writer import RecordingWriter, SiteRows
+from ..results import Claim, at_least
 
 SEED = 32
 SITE = Site.parse("double.1.image")

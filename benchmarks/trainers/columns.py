@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training.dictionaries.config import TrainingConfig
-from ..training.dictionaries.parameters import start
-from ..training.dictionaries.trainer import Trainer
-from . import peers
+from ...training.dictionaries.config import TrainingConfig
+from ...training.dictionaries.parameters import start
+from ...training.dictionaries.trainer import Trainer
+from .. import peers
 
 NEVER = 2**40
 """Tokens after which a latent would be dead: where no trainer is to spend time on dead ones."""
@@ -42,8 +42,8 @@ def ours(x: Tensor, config: TrainingConfig) -> Column:
     trainer = Trainer(config, start(x, latents, config.k, config.seed, config.centre, x.device))
 
     def reconstruct(a: Tensor) -> Tensor:
-        from ..training.dictionaries.sparse import decode
-        from ..training.dictionaries.trainer import inferred
+        from ...training.dictionaries.sparse import decode
+        from ...training.dictionaries.trainer import inferred
 
         p = trainer.parameters
         c = a * p.scale - p.decoder_bias
