@@ -1,6 +1,6 @@
 """Makes the broad benign anchors of `training/directions/wordnet` from WordNet 3.0 (Debian's `wordnet-base`).
 
-    python -m steerdit.benchmarks.anchors /usr/share/wordnet
+    python -m steerdit.benchmarks.wordnet_anchors /usr/share/wordnet
 
 Four kinds of text, for breadth decides how well a direction transfers: phrases that WordNet's adjectives are
 exemplified by, an adjective with a noun, one thing beside or covered in another, and definitions of concrete nouns. A
