@@ -18,6 +18,7 @@ from .anchors import anchors
 from .flows import FAMILIES, GRID, Visit, Watcher, model_of, prompt, sample, start, with_flow
 from .test_flow_attention import edited
 from .test_flow_restrict import MASK, OTHER, SEEDS, expected_of, prompts, refusal, restricted, weights_of
+from .test_host_nodes import Node, easy_cache, shifted, skip_layers
 
 SEVERAL_CALLS_A_STEP = ("heun", "dpm_2", "res_multistep", "euler_ancestral", "dpmpp_2s_ancestral", "uni_pc")
 
@@ -190,6 +191,19 @@ def test_weights_of_stacked_nodes_multiply(tasks: tuple[str, str], form: str, tm
                 shares = shares / shares.sum(-1, keepdim=True)
             expected = (shares @ visit.v.double()).transpose(1, 2).flatten(2)
             assert torch.allclose(visit.out.double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("node", [easy_cache, skip_layers, shifted])
+def test_beside_the_hosts_own_nodes_in_any_order(node: Node, tmp_path: Path) -> None:
+    model, noise, run = model_of("flux", tmp_path), start("flux", 2), {"cfg": 3.0, "steps": 6}
+    pair = prompt("flux", 1), prompt("flux", 2)
+    plain = sample(node(model), *pair, noise, **run)
+    never = anchors(tmp_path, "flux", threshold=1e9, name="never")
+    assert torch.equal(sample(node(restricted(model, never)), *pair, noise, **run), plain)
+    assert torch.equal(sample(restricted(node(model), never), *pair, noise, **run), plain)
+    one = sample(node(restricted(model, mask=MASK, noise=0.5)), *pair, noise, **run)
+    assert torch.equal(sample(restricted(node(model), mask=MASK, noise=0.5), *pair, noise, **run), one)
+    assert not torch.allclose(one, plain, atol=1e-3)
 
 
 def test_the_mask_lies_on_a_picture_that_ends_within_its_last_patches(tmp_path: Path) -> None:
