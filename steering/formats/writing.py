@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..errors import BundleError
 from .bundle import DIGEST_KEY, KEY, TORCH_DTYPES, Bundle, interpret, open_bundle
 from .container import read_container, sha256_of, write_container
 from .header import BundleHeader, TensorRecord, header_json
+from .whole import whole_file
 
 PLAIN_VALUES = (
     "Use only text, finite numbers, lists, dicts with text keys, True, False and None in the recipe."
@@ -69,9 +69,7 @@ def write_bundle(
         raise BundleError(
             f"{target}: header", expected="values that JSON can hold", found=str(reason), remedy=PLAIN_VALUES
         ) from reason
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as partial:
         write_container(
             partial, {KEY: text, DIGEST_KEY: sha256_of([text.encode(errors="replace")])}, contents
         )
@@ -90,14 +88,4 @@ def write_bundle(
                 found="a file of another content",
                 remedy="Choose another name, or allow it to be replaced.",
             )
-        os.replace(partial, target)
-    except OSError as reason:
-        raise BundleError(
-            str(target),
-            expected="to write the file",
-            found=reason.strerror or str(reason),
-            remedy="Check the folder's permissions and the free space.",
-        ) from reason
-    finally:
-        partial.unlink(missing_ok=True)
     return open_bundle(target)

@@ -7,8 +7,6 @@ are z / s, so that  W' = W,  b' = b / s,  θ' = θ / s,  V' = V,  b_dec' = b_dec
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from ...steering.errors import SteeringError
 from ...steering.formats.bundle import Bundle
 from ...steering.formats.container import write_container
+from ...steering.formats.whole import whole_file
 from ...steering.sites import Site
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -60,25 +59,10 @@ def export_saelens(bundle: Bundle, site: Site, folder: Path) -> Path:
     if entry.activation == "topk":
         config |= {"k": entry.k, "rescale_acts_by_decoder_norm": False}
     contents = {name: _bytes(tensor) for name, tensor in weights.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{WEIGHTS}.{secrets.token_hex(4)}.part"
-        described = folder / f".{CONFIG}.{secrets.token_hex(4)}.part"
-        try:
+    with whole_file(folder / CONFIG, SteeringError) as described:
+        described.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        with whole_file(folder / WEIGHTS, SteeringError) as partial:
             write_container(partial, {}, contents)
-            described.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, folder / WEIGHTS)
-            os.replace(described, folder / CONFIG)
-        finally:
-            partial.unlink(missing_ok=True)
-            described.unlink(missing_ok=True)
-    except OSError as reason:
-        raise SteeringError(
-            str(folder),
-            expected="a folder that can be written",
-            found=reason.strerror or str(reason),
-            remedy="Check its permissions and the free space.",
-        ) from reason
     return folder / WEIGHTS
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 
 from ...steering.errors import SteeringError
-from ...steering.formats.fields import SHA256, Field, parse_json
+from ...steering.formats.fields import LICENSE, SHA256, Field, parse_json
+from ...steering.formats.whole import whole_file
 from ...steering.sites import Site
 from ..alone import alone
 from ..mixing import crossing_tokens, with_tokens
@@ -120,7 +120,7 @@ class Job:
             device=fields["device"].one_of(("auto", "cpu", "cuda")),
             threads=fields["threads"].integer(0, 4096),
             base=fields["base"].text(),
-            license=fields["license"].text(),
+            license=fields["license"].matching(LICENSE, "an SPDX licence expression, such as Apache-2.0"),
             counterfactuals=fields[mixed].number(0.0, 1.0) if mixed in fields else 0.0,
         )
 
@@ -131,8 +131,9 @@ def prepare(folder: Path, job: Job) -> Job:
     How many threads were chosen at first stays: another number could round otherwise.
 
     Raises:
-        SteeringError: the folder holds another job, or cannot be written.
+        SteeringError: a field cannot be, the folder holds another job, or it cannot be written.
     """
+    Job.parse(job.text(), "job")  # what the end of a training would refuse is refused before it begins
     path = folder / FILE
     if path.exists():
         there = Job.parse(path.read_bytes(), str(path))
@@ -146,20 +147,8 @@ def prepare(folder: Path, job: Job) -> Job:
             )
         return there
     job = dataclasses.replace(job, threads=job.threads or max(1, (os.cpu_count() or 2) - 1))
-    partial = folder / f".{FILE}.{secrets.token_hex(4)}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, SteeringError) as partial:
         partial.write_text(job.text(), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as reason:
-        raise SteeringError(
-            str(folder),
-            expected="a folder that can be written",
-            found=reason.strerror or str(reason),
-            remedy="Check its permissions and the free space.",
-        ) from reason
-    finally:
-        partial.unlink(missing_ok=True)
     return job
 
 

@@ -7,9 +7,7 @@ becomes directions (steering/direction_files.py).
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +20,7 @@ from torch import Tensor
 from ...errors import BundleError
 from ..fields import shown
 from ..rows import require_finite
+from ..whole import whole_file
 
 _DIRECTION = re.compile(r"direction\.(\d{1,6})")
 ARCHITECTURE = "controlvector"
@@ -93,9 +92,7 @@ def write_control_vector(path: Path, vector: ControlVector) -> None:
             ", ".join(map(str, vector.layers)) or "none",
             "Number the layers from 1.",
         )
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
         writer = gguf.GGUFWriter(partial, ARCHITECTURE)
         try:
             writer.add_string(f"{ARCHITECTURE}.model_hint", vector.model)
@@ -108,19 +105,6 @@ def write_control_vector(path: Path, vector: ControlVector) -> None:
         finally:
             writer.close()
         read_control_vector(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as reason:
-        found = reason.strerror or str(reason)
-        raise BundleError(
-            str(path),
-            expected="to write the file",
-            found=found,
-            remedy="Check the folder and the free space.",
-        ) from reason
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> Any:

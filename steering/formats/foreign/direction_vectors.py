@@ -6,9 +6,7 @@ each (d). Written is `layers.{n}`, or `direction` where no layer is said, with t
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +17,7 @@ from ...errors import BundleError
 from ..container import read_container, write_container
 from ..fields import shown
 from ..rows import OpenContainer, require_finite
+from ..whole import whole_file
 from .control_vector import ControlVector
 
 ALONE = "direction"
@@ -70,22 +69,9 @@ def write_direction_vectors(path: Path, vector: ControlVector) -> None:
         f"layers.{layer}" if vector.numbered else ALONE: ("F32", tuple(values.shape), _bytes(values))
         for layer, values in vector.layers.items()
     }
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
         write_container(partial, {"model": vector.model}, tensors)
         read_direction_vectors(partial)
-        os.replace(partial, path)
-    except OSError as reason:
-        found = reason.strerror or str(reason)
-        raise BundleError(
-            str(path),
-            expected="to write the file",
-            found=found,
-            remedy="Check the folder and the free space.",
-        ) from reason
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _bytes(values: Tensor) -> memoryview:
