@@ -25,7 +25,7 @@ from ...steering.formats.header import Base, BundleHeader, Made, header_json, pa
 from ...steering.formats.writing import write_bundle
 from ...steering.sites import Site
 from .collecting import Marked, collect, marked, steps_of
-from .judging import Judgement, Way, judged, thresholds
+from .judging import Judgement, Scoring, judged, thresholds
 from .samples import Progress, Sampler
 
 DEFAULT_SITES = 4
@@ -122,12 +122,12 @@ def _require_sound(path: Path, header: BundleHeader, sampler: Sampler, sites: Se
         ) from refusal
 
 
-def _worth(judgements: Mapping[Way, Judgement], site: Site) -> float:
+def _worth(judgements: Mapping[Scoring, Judgement], site: Site) -> float:
     """How well the surest score tells all concepts there; −1 where nothing was judged."""
     by_kind: dict[tuple[ScoreKind, bool], list[float]] = {}
-    for way, one in judgements.items():
-        if way.site == site and not math.isnan(one.auc()):
-            by_kind.setdefault((way.kind, way.several), []).append(one.auc())
+    for scoring, one in judgements.items():
+        if scoring.site == site and not math.isnan(one.auc()):
+            by_kind.setdefault((scoring.kind, scoring.several), []).append(one.auc())
     return max((sum(found) / len(found) for found in by_kind.values()), default=-1.0)
 
 

@@ -26,8 +26,8 @@ COVERED = 0.9
 """Of the unsafe patches in masks: what thresholds cover at least, where benign pictures allow for it."""
 
 
-class Way(NamedTuple):
-    """One way to score one concept at one attention."""
+class Scoring(NamedTuple):
+    """How one concept is scored at one attention."""
 
     site: Site
     concept: str
@@ -58,22 +58,22 @@ def judged(
     *,
     kinds: Sequence[ScoreKind] = tuple(ScoreKind),
     progress: Progress | None = None,
-) -> dict[Way, Judgement]:
+) -> dict[Scoring, Judgement]:
     """Samples the held-out examples again and scores their patches at these steps.
 
     Args:
         anchors: by site and step; step −1 serves all steps.
     """
     detectors = {key: list(_detectors(own, kinds)) for key, own in anchors.items()}
-    found: dict[Way, Judgement] = {}
+    found: dict[Scoring, Judgement] = {}
 
     def take(number: int, seen: Seen) -> None:
         step, concept = step_at(sampler, seen.sigma), sampler.examples[number].concept
-        for way, detector in detectors.get((seen.site, step), detectors.get((seen.site, -1), [])):
-            if concept not in (None, way.concept):
+        for scoring, detector in detectors.get((seen.site, step), detectors.get((seen.site, -1), [])):
+            if concept not in (None, scoring.concept):
                 continue
             scores = detector.score(seen.outputs).float().cpu().view(seen.grid)
-            one = found.setdefault(way, Judgement())
+            one = found.setdefault(scoring, Judgement())
             one.scores[number] = torch.maximum(scores, one.scores.get(number, scores))
             if concept is not None:
                 mask = given_mask(what.masks[number][None], 0, seen.grid)
@@ -86,32 +86,35 @@ def judged(
     return found
 
 
-def _detectors(anchors: Anchors, kinds: Sequence[ScoreKind]) -> list[tuple[Way, Detector]]:
-    ways = [
+def _detectors(anchors: Anchors, kinds: Sequence[ScoreKind]) -> list[tuple[Scoring, Detector]]:
+    scores = [
         (kind, several)
         for kind in kinds
         if kind is ScoreKind.DOT or anchors.benign is not None
         for several in (False, True)[: 1 + (anchors.means.shape[1] > 1)]
     ]
     return [
-        (Way(anchors.site, concept, *way), anchors.detector(concept, way[0], 0.0, several=way[1]))
+        (
+            Scoring(anchors.site, concept, kind, several),
+            anchors.detector(concept, kind, 0.0, several=several),
+        )
         for concept in anchors.concepts
-        for way in ways
+        for kind, several in scores
     ]
 
 
 def thresholds(
     sampler: Sampler,
     what: Marked,
-    judgements: Mapping[Way, Judgement],
+    judgements: Mapping[Scoring, Judgement],
     site: Site,
     false_positives: float,
 ) -> tuple[dict[str, tuple[AnchorThreshold, ...]], list[str]]:
     """The calibrated thresholds of each concept at one attention, and why some could not be calibrated."""
     found: dict[str, tuple[AnchorThreshold, ...]] = {}
     refused: list[str] = []
-    for way, one in judgements.items():
-        if way.site != site:
+    for scoring, one in judgements.items():
+        if scoring.site != site:
             continue
         pictures = [
             Scored(
@@ -119,16 +122,16 @@ def thresholds(
                 given_mask(what.masks[number][None], 0, _size(scores)) if number in what.masks else None,
             )
             for number, scores in one.scores.items()
-            if sampler.examples[number].concept in (None, way.concept)
+            if sampler.examples[number].concept in (None, scoring.concept)
         ]
         try:
-            record = calibrate(pictures, way.kind, false_positive=false_positives, covered=COVERED).record(
-                way.kind, way.several
-            )
+            record = calibrate(
+                pictures, scoring.kind, false_positive=false_positives, covered=COVERED
+            ).record(scoring.kind, scoring.several)
         except SteeringError as refusal:
-            refused.append(f"{way.concept}, {way.kind.value}: AUC {one.auc():.2f}; {refusal.found}")
+            refused.append(f"{scoring.concept}, {scoring.kind.value}: AUC {one.auc():.2f}; {refusal.found}")
         else:
-            found[way.concept] = (*found.get(way.concept, ()), record)
+            found[scoring.concept] = (*found.get(scoring.concept, ()), record)
     return found, refused
 
 

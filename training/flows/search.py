@@ -13,7 +13,7 @@ from torch import Tensor
 from ...steering.flow.score import ScoreKind
 from ...steering.sites import Site
 from .collecting import Marked, collect
-from .judging import Way, judged
+from .judging import Scoring, judged
 from .samples import Progress, Sampler
 
 KINDS = tuple(ScoreKind)
@@ -107,9 +107,10 @@ def search(
             for column, step in enumerate(steps):
                 for at, kind in enumerate(KINDS):
                     own = [
-                        found[way].auc(step)
-                        for way in found
-                        if way == Way(site, way.concept, kind) and not math.isnan(found[way].auc(step))
+                        auc
+                        for scoring, judgement in found.items()
+                        if scoring == Scoring(site, scoring.concept, kind)
+                        and not math.isnan(auc := judgement.auc(step))
                     ]
                     if own:
                         aucs[row, column, at] = sum(own) / len(own)
