@@ -111,7 +111,9 @@ def _wanted(arguments: argparse.Namespace) -> Any:
         name, _, value = one.partition("=")
         quoted = value if value[:1] in "+-.0123456789\"'" else f'"{value}"'
         checked |= TrainingConfig.checked(parse_toml(f"{name} = {quoted}", f"--set {one}"), f"--set {one}")
-    labels = None if arguments.labels is None else tuple(arguments.labels.split(","))
+    labels = (
+        None if arguments.labels is None else tuple(label.strip() for label in arguments.labels.split(","))
+    )
     return Job.of(
         open_recording(arguments.recording),
         Site.parse(arguments.site),

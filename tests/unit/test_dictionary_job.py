@@ -145,6 +145,29 @@ def test_a_folder_belongs_to_one_job(recorded: Recording, tmp_path: Path) -> Non
         Job.of(recorded, Site.parse("text"))
 
 
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ({"license": "what?"}, "job: license: expected an SPDX"),
+        ({"labels": ("odd",)}, r"job: labels\[0\]: expected 'unsafe'"),
+        ({"base": ""}, "job: base: expected a non-empty"),
+        ({"threads": -1}, "job: threads: expected a whole number"),
+    ],
+)
+def test_what_a_result_could_not_say_is_refused_before_training(
+    rest: dict[str, Any], message: str, recorded: Recording, tmp_path: Path
+) -> None:
+    with pytest.raises(SteeringError, match=message):
+        job.prepare(tmp_path / "job", asked(recorded, **rest))
+    assert not (tmp_path / "job").exists()  # so that the corrected command finds an empty place
+
+
+def test_a_training_in_which_nothing_fires_comes_to_its_end(recorded: Recording, tmp_path: Path) -> None:
+    wild = dataclasses.replace(CONFIG, rate=1.0, steps=60, warmup=0, batch=32)
+    job.prepare(tmp_path / "job", asked(recorded, wild))
+    assert job.run(tmp_path / "job").steps == 60
+
+
 def test_a_job_notices_that_its_recording_is_another(recorded: Recording, tmp_path: Path) -> None:
     job.prepare(tmp_path / "job", dataclasses.replace(asked(recorded), digest="1" * 64))
     with pytest.raises(SteeringError, match="the recording that the job began with"):

@@ -174,6 +174,19 @@ def test_batch_top_k_keeps_the_largest_of_the_batch_whatever_it_remembers(
     assert torch.equal(codes.value, pre[codes.token, codes.latent])
 
 
+def test_a_search_for_a_bound_ends_where_nothing_fires() -> None:
+    rows, bias = torch.eye(4), torch.zeros(4)
+    search = BatchTopK(2)
+    silent, loud = -torch.ones(3, 4), torch.ones(3, 4)
+    for _ in range(3):  # the second looks near what the first has found: nothing
+        codes, bound = search(silent, rows, bias)
+        assert (len(codes.value), bound) == (0, math.inf)
+    codes, bound = search(loud, rows, bias)
+    assert (len(codes.value), bound) == (12, 1.0)
+    search.last = math.nan  # as of weights that are not finite
+    assert search(loud, rows, bias)[1] == 1.0
+
+
 def test_what_is_not_positive_never_fires() -> None:
     c, rows = torch.ones(5, 2), torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -3.0]])
     codes, bound = BatchTopK(2)(c, rows, torch.zeros(3))

@@ -9,6 +9,7 @@ The pre-activations p = W c + b of a batch are never kept whole: each chunk leav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,7 +67,7 @@ class BatchTopK:
         if self.last is None:
             guess = torch.tensor(_sampled_bound(c, rows, bias, self.k), device=c.device)
             self.last = float(self.ranks.sum(guess)) / self.ranks.world  # all processes have to look alike
-        below = SLACK * self.last
+        below = SLACK * self.last if math.isfinite(self.last) else LEAST  # halves of infinity would never end
         while True:
             below = max(below, LEAST)
             codes = above(c, rows, bias, torch.tensor(below, device=c.device))
@@ -74,7 +75,7 @@ class BatchTopK:
                 break
             below *= 0.5
         bound = ranked(codes.value, count, self.ranks)
-        self.last = bound
+        self.last = bound if math.isfinite(bound) else None  # nothing has fired
         fires = codes.value >= bound
         return Codes(*(part[fires] for part in codes)), bound
 
