@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import BundleError, SteeringError
@@ -35,4 +35,7 @@ def whole_file(path: Path, error: type[SteeringError] = BundleError) -> Generato
             remedy="Check the folder's permissions and the free space.",
         ) from reason
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # where a folder is none, there is nothing either; what was refused is to be heard
+            partial.unlink(missing_ok=True)

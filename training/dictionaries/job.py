@@ -102,10 +102,10 @@ class Job:
         return json.dumps(value, indent=1) + "\n"
 
     @classmethod
-    def parse(cls, text: str | bytes, file: str) -> Job:
+    def parse(cls, text: str | bytes, file: str, remedy: str = REMEDY) -> Job:
         """Raises SteeringError that names the field."""
         root = Field(
-            file, "", parse_json(text, file, error=SteeringError, remedy=REMEDY), SteeringError, REMEDY
+            file, "", parse_json(text, file, error=SteeringError, remedy=remedy), SteeringError, remedy
         )
         names = [field.name for field in dataclasses.fields(cls)]
         mixed = names.pop()
@@ -133,7 +133,9 @@ def prepare(folder: Path, job: Job) -> Job:
     Raises:
         SteeringError: a field cannot be, the folder holds another job, or it cannot be written.
     """
-    Job.parse(job.text(), "job")  # what the end of a training would refuse is refused before it begins
+    Job.parse(
+        job.text(), "job", "Correct it."
+    )  # what the end of a training would refuse is refused before it begins
     path = folder / FILE
     if path.exists():
         there = Job.parse(path.read_bytes(), str(path))
