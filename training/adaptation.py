@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..steering.errors import SteeringError
-from .adaptation_terms import AdaptationConfig, Examples, Losses, terms
+from .adaptation_terms import AdaptationConfig, Examples, Losses, frozen_rows, terms
 from .codes import Dictionary
 from .dictionaries.adam import Adam
 from .dictionaries.checkpoint import Progress, load, save
@@ -86,7 +86,7 @@ def adapt(
     decoder = sae.decoder.clone()
     change = torch.zeros_like(decoder)
     adam = Adam({"change": change})
-    frozen = _frozen(len(decoder), latents)
+    frozen = frozen_rows(len(decoder), latents)
     identity = identity_of(sae, config, latents, data)
     course = _Course(target)
     replayed = None if source is None or not config.replays else _Course(source)
@@ -200,21 +200,6 @@ class _Course:
         raise SteeringError(
             "adaptation: rows", expected="at least one batch", found="none", remedy="Choose a smaller batch."
         )
-
-
-def _frozen(size: int, latents: Sequence[int] | None) -> Tensor:
-    """(N) bool: the rows that stay as they are."""
-    frozen = torch.full((size,), latents is not None)
-    if latents is not None:
-        if not latents or not all(0 <= latent < size for latent in latents):
-            raise SteeringError(
-                "adaptation: latents",
-                expected=f"some of 0 to {size - 1}",
-                found=f"{list(latents)[:5]}",
-                remedy="Select latents of this very autoencoder.",
-            )
-        frozen[list(latents)] = False
-    return frozen
 
 
 def identity_of(sae: Dictionary, config: AdaptationConfig, latents: Sequence[int] | None, data: str) -> str:

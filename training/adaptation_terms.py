@@ -144,8 +144,7 @@ def solve(
     Raises:
         SteeringError: more latents fire than can be solved for, there are no rows, or a value is not finite.
     """
-    size = len(sae.decoder)
-    chosen = torch.arange(size) if latents is None else torch.tensor(sorted(latents))
+    chosen = (~frozen_rows(len(sae.decoder), latents)).nonzero()[:, 0]
     if len(chosen) > MOST_SOLVED:
         raise SteeringError(
             "adaptation: closed form",
@@ -183,6 +182,25 @@ def solve(
     adapted = sae.decoder.clone()
     adapted[chosen] += change.to(adapted)
     return adapted
+
+
+def frozen_rows(size: int, latents: Sequence[int] | None) -> Tensor:
+    """(N) bool: the rows that stay as they are, all but these; None leaves none.
+
+    Raises:
+        SteeringError: there are none to change, or one is not of this autoencoder.
+    """
+    frozen = torch.full((size,), latents is not None)
+    if latents is not None:
+        if not latents or not all(0 <= latent < size for latent in latents):
+            raise SteeringError(
+                "adaptation: latents",
+                expected=f"some of 0 to {size - 1}",
+                found=f"{list(latents)[:5]}",
+                remedy="Select latents of this very autoencoder.",
+            )
+        frozen[list(latents)] = False
+    return frozen
 
 
 def _codes(sae: Dictionary, examples: Examples) -> tuple[Tensor, Tensor]:

@@ -269,6 +269,9 @@ def test_missing_data_and_settings_that_cannot_be_are_refused() -> None:
         adapt(sae(), Batches(a[:0], 40), None, AdaptationConfig(replay=0))
     with pytest.raises(SteeringError, match="at least one row"):
         solve(sae(), [], [])
+    for latents in ([], [999], [-1]):
+        with pytest.raises(SteeringError, match=r"adaptation: latents: expected some of 0 to \d+"):
+            solve(sae(), [Examples(a)], [], AdaptationConfig(replay=0), latents)
     for wrong in ({"stability": -1.0}, {"replay": 1.0}, {"steps": 0}, {"rate": math.inf}, {"batch": 1}):
         with pytest.raises(SteeringError, match=f"adaptation: {next(iter(wrong))}"):
             AdaptationConfig(**wrong)  # type: ignore[arg-type]

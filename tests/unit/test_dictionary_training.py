@@ -155,9 +155,10 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path: 
     with pytest.raises(SteeringError, match="of this very configuration"):
         trained(with_(k=4), tmp_path)
     path = tmp_path / checkpoint.FILE
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SteeringError, match=checkpoint.FILE):
-        trained(CONFIG, tmp_path)
+    for damaged in (path.read_bytes()[:-100], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(SteeringError, match=rf"{checkpoint.FILE}.*delete this file to begin anew"):
+            trained(CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -229,6 +229,30 @@ def test_a_shard_that_was_cut_short_edited_or_lost_is_refused(tmp_path: Path) ->
         opened.read(TEXT)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m["sites"].update({str(TEXT): m["sites"][str(TEXT)] + 1}),
+        lambda m: m["shards"][2]["rows"].update({str(TEXT): m["shards"][2]["rows"][str(TEXT)] - 1}),
+    ],
+)
+def test_a_manifest_that_says_other_sizes_than_its_shards_is_refused(edit: Any, tmp_path: Path) -> None:
+    path = recording(tmp_path / "recording").folder / "manifest.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    edit(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    opened = open_recording(path.parent)
+    for use in (
+        lambda: opened.read(TEXT),
+        lambda: opened.pairs(TEXT),
+        lambda: list(opened.stream(TEXT, 5, seed=0)),
+    ):
+        with pytest.raises(
+            SteeringError, match=r"shard-0000\d.safetensors: double\.1\.text: expected tokens of shape"
+        ):
+            use()
+
+
 def changed(folder: Path, edit: Any) -> str:
     path = folder / "manifest.json"
     value = json.loads(path.read_text(encoding="utf-8"))

@@ -85,7 +85,12 @@ def load(folder: Path, identity: str) -> tuple[dict[str, Tensor], Progress] | No
     if not path.exists():
         return None
     remedy = "Choose another job folder, or delete this file to begin anew."
-    container = read_container(path)
+    try:
+        container = read_container(path)
+    except SteeringError as reason:
+        raise SteeringError(
+            reason.where, expected=reason.expected, found=reason.found, remedy=remedy
+        ) from reason
     try:
         said: dict[str, Any] = json.loads(container.metadata[KEY])
         place = dict(said["progress"])

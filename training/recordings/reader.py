@@ -33,7 +33,7 @@ class Recording:
 
     @cached_property
     def _files(self) -> ShardFiles:
-        return ShardFiles(self.folder)
+        return ShardFiles(self.folder, self.sites)
 
     @property
     def sites(self) -> Mapping[Site, int]:

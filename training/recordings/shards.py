@@ -6,6 +6,7 @@ refused before anything is learnt from it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from ...steering.errors import SteeringError
 from ...steering.formats.container import read_container
 from ...steering.formats.rows import OpenContainer
 from ...steering.sites import Site
-from .manifest import ShardEntry
+from .manifest import DAMAGED, ShardEntry
 from .rows import Rows
 from .writer import file_digest
 
@@ -32,10 +33,11 @@ class RowIndex(NamedTuple):
 
 
 class ShardFiles:
-    """The shards in the folder of a recording."""
+    """The shards in the folder of a recording with these sites and their widths."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sites: Mapping[Site, int]) -> None:
         self.folder = folder
+        self.sites = sites
         self._verified: dict[str, tuple[int, int]] = {}
         """Size and time of change of each file whose hash was right."""
 
@@ -86,4 +88,14 @@ class ShardFiles:
                     "sound copy.",
                 )
             self._verified[entry.file] = stamp
-        return OpenContainer(read_container(path))
+        shard = read_container(path)
+        for site, width in self.sites.items():  # a hash says nothing of a manifest that was edited
+            span, shape = shard.tensors.get(f"{site}.tokens"), (entry.rows[site], width)
+            if span is None or span.shape != shape:
+                raise SteeringError(
+                    f"{path}: {site}",
+                    expected=f"tokens of shape {shape}, as the manifest says",
+                    found="none" if span is None else f"{span.shape}",
+                    remedy=DAMAGED,
+                )
+        return OpenContainer(shard)
