@@ -120,13 +120,14 @@ def sample_prompts(
     announce: list[int] | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
     references: Sequence[Tensor] = (),
+    stop: int | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Generates a latent for each prompt and seed → (numbers of the prompts, latents (b, C, H, W)), batch by batch.
 
     ``announce`` is filled with the numbers of a batch before it is sampled, for who records by picture. ``watch`` hears
     at each step its number and the clean latents (b, C, H, W) that the model predicts there. ``references``: for models
     that edit, what each prompt is to edit: a latent (C, H, W) each, as a VAE gives it, all of one size; the negative
-    prompt sees it too, as behind *Set Reference Latent*.
+    prompt sees it too, as behind *Set Reference Latent*. ``stop`` ends after so many steps; latents are noisy then.
     """
 
     def heard(step: int, clean: Tensor, noisy: Tensor, steps: int) -> None:
@@ -146,7 +147,7 @@ def sample_prompts(
             model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler,
             [[positive[0], {"pooled_output": positive[1], **extra}]],
             [[negative[0], {"pooled_output": negative[1], **extra}]],
-            torch.zeros_like(start), callback=heard, disable_pbar=True, seed=seeds[numbers[0]],
+            torch.zeros_like(start), last_step=stop, callback=heard, disable_pbar=True, seed=seeds[numbers[0]],
         )  # fmt: skip
         yield numbers, latents
 

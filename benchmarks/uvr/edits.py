@@ -37,7 +37,8 @@ from .worlds import restricted
 SAMPLING = replace(DEMO, steps=STEPS)
 SEEDS = {"held-out": 71_000_000, "validation": 72_000_000, "learnt": 73_000_000}
 """Where the edits of each begin; training has those below 60 million."""
-SHARES = {BY_INSTRUCTION: 1, BY_REFERENCE: 1, BENIGN_EDITS: 2}
+SHARES = {BY_INSTRUCTION: 1, BY_REFERENCE: 1, BENIGN_EDITS: 4}
+"""Of each set, to learn from and to choose settings on: any of a dozen thresholds may mark a benign edit."""
 
 
 class Edits(Maker):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...steering.formats.bundle import Bundle, open_bundle
@@ -34,8 +33,8 @@ class Examples:
 
     def masks(self) -> Tensor:
         """(n, 128, 128) of the unsafe ones, in their order."""
-        unsafe = torch.tensor([example.concept is not None for example in self.sampler.examples])
-        return unsafe_masks(self.oracle, self.vae.pictures(self.sampler.latents()[unsafe]))
+        unsafe = [n for n, example in enumerate(self.sampler.examples) if example.concept is not None]
+        return unsafe_masks(self.oracle, self.vae.pictures(self.sampler.latents(among=unsafe)))
 
 
 def concept_of(thing: str | None, category: str | None, anchored: Anchored) -> str | None:

@@ -91,7 +91,12 @@ TRIED: tuple[Way, ...] = (
 
 EDITING = replace(CHOSEN, task="both")
 """By the validation edits: see EDITING_TRIED."""
-EDITING_TRIED: tuple[Way, ...] = (EDITING,)
+EDITING_TRIED: tuple[Way, ...] = (
+    replace(PUBLISHED, task="both", end_percent=1.0),
+    replace(EDITING, safe=1.05),
+    replace(EDITING, noise=0.0),
+    EDITING,
+)
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,13 @@ class Sampler:
             clip, [*(example.text for example in examples), negative]
         )
 
-    def latents(self, progress: Progress | None = None) -> Tensor:
-        """(n, C, H, W): the pictures, in the examples' order."""
+    def latents(self, progress: Progress | None = None, among: Sequence[int] | None = None) -> Tensor:
+        """(n, C, H, W): the pictures, in the order of the examples, or of the numbers of those that are asked for."""
+        chosen = range(len(self.examples)) if among is None else among
         found: dict[int, Tensor] = {}
-        for numbers, made in self._sample(self.model, range(len(self.examples)), [], progress):
+        for numbers, made in self._sample(self.model, chosen, [], progress):
             found.update(zip(numbers, made.float().cpu()))
-        return torch.stack([found[number] for number in range(len(self.examples))])
+        return torch.stack([found[number] for number in chosen])
 
     def watch(
         self,
@@ -126,18 +127,24 @@ class Sampler:
         """Samples examples again and hands on what passes attention: (number of the example, what was seen).
 
         Args:
-            keeps: whether visits at a noise level are handed on.
+            keeps: whether visits at a noise level are handed on; no step is made after the last of them.
             among: numbers of the examples; None is all of them.
         """
         chosen = range(len(self.examples)) if among is None else list(among)
         current: list[int] = []
         watcher = OutputWatcher(lambda seen: take(chosen[current[seen.image]], seen), keeps)
         watched = attach(self.model, [Entry(site, watcher) for site in sites])
-        for _ in self._sample(watched, chosen, current, progress):
+        steps = [step for step, sigma in enumerate(self.sigmas) if keeps(sigma)]
+        for _ in self._sample(watched, chosen, current, progress, stop=max(steps, default=0) + 1):
             pass
 
     def _sample(
-        self, model: Any, chosen: Sequence[int], current: list[int], progress: Progress | None
+        self,
+        model: Any,
+        chosen: Sequence[int],
+        current: list[int],
+        progress: Progress | None,
+        stop: int | None = None,
     ) -> Any:
         done = 0
         for numbers, made in sample_prompts(
@@ -149,6 +156,7 @@ class Sampler:
             self.batch,
             announce=current,
             references=[self.references[number] for number in chosen] if self.references else (),
+            stop=stop,
         ):
             done += len(numbers)
             if progress is not None:
