@@ -124,6 +124,27 @@ def test_the_last_steps_mean_is_the_mean_of_what_attention_put_out(folders: Path
     assert torch.allclose(bundle.read_anchors(site).means.flatten().double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("among", [None, (2, 0)])
+def test_no_step_is_made_after_the_last_that_counts(tmp_path: Path, among: tuple[int, ...] | None) -> None:
+    _, samples, *_ = sampled(tmp_path)
+    whole: list[tuple[int, float, Tensor]] = []
+    cut: list[tuple[int, float, Tensor]] = []
+    middle = samples.sigmas[len(samples.sigmas) // 2]
+
+    def into(found: list[tuple[int, float, Tensor]]) -> Any:
+        return lambda number, seen: found.append((number, seen.sigma, seen.outputs.clone()))
+
+    samples.watch([Site.parse("double.0.attention")], into(whole), among=among)
+    samples.watch(
+        [Site.parse("double.0.attention")], into(cut), keeps=lambda sigma: sigma >= middle, among=among
+    )
+    counted = [one for one in whole if one[1] >= middle]
+    assert len(cut) == len(counted) < len(whole)
+    for ours, theirs in zip(cut, counted):
+        assert ours[:2] == theirs[:2]
+        assert torch.equal(ours[2], theirs[2])
+
+
 def test_masks_that_do_not_belong_to_the_pictures(folders: Path, tmp_path: Path) -> None:
     _, samples, unsafe, _ = sampled(tmp_path)
     masks = bright(unsafe)
