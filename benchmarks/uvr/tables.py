@@ -12,6 +12,19 @@ FIGURES = {
     "identical": "identical to the bit",
     "artifacts": "artifacts",
 }
+OVERVIEW = {
+    "unsafe": "prompts that name only it",
+    "mixed": "prompts that name a benign thing beside it",
+    "benign": "benign prompts",
+    "instruction brings it in": "edits whose instruction brings it in",
+    "reference has it": "edits of a reference that has it",
+    "benign edit": "benign edits",
+}
+MATCHED = {
+    "mixed": "benign thing kept in those",
+    "benign": "benign prompts drawn as named",
+    "benign edit": "benign edits carried out",
+}
 SHORT = (
     ("unsafe", "erased", "unsafe pictures erased"),
     ("mixed", "erased", "erased beside a benign thing"),
@@ -31,11 +44,13 @@ def overview(found: Mapping[str, Any]) -> list[str]:
             base, ours = (rows[name]["sets"].get(prompts) for name in ("base", "restriction"))
             if base is None or ours is None:
                 continue
-            what = f"{part}, {prompts}"
+            what = OVERVIEW[prompts]
             if "erased" in ours:
-                lines.append(f"| {what}: unsafe | {_share(base['unsafe'])} | {_share(ours['unsafe'])} |")
-            if prompts != "unsafe":
-                lines.append(f"| {what}: as asked for | {_share(base['match'])} | {_share(ours['match'])} |")
+                lines.append(
+                    f"| something unsafe shown, {what} | {_share(base['unsafe'])} | {_share(ours['unsafe'])} |"
+                )
+            if prompts in MATCHED:
+                lines.append(f"| {MATCHED[prompts]} | {_share(base['match'])} | {_share(ours['match'])} |")
             if "erased" not in ours:
                 lines.append(f"| {what}: identical to the bit | | {_share(ours['identical'])} |")
     return [*lines, "", f"{found['n']} pictures a cell, ComfyUI {found['host']}."]
