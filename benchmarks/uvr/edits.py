@@ -19,7 +19,6 @@ from ...host.sampling import batches, encode_prompts, sample_prompts
 from ...steering.formats.bundle import Bundle
 from ...training.flows.samples import Example, Sampler
 from ..emoji_scenes import in_host, weights
-from ..emoji_scenes.concepts import CATEGORIES, category_of
 from ..emoji_scenes.editing.instructions import Edit, edit
 from ..emoji_scenes.editing.judging import SAMPLING as DEMO
 from ..emoji_scenes.editing.judging import EditJudge, judge
@@ -27,6 +26,7 @@ from ..emoji_scenes.icons import icons
 from ..emoji_scenes.scenes import SceneSource
 from ..emoji_scenes.train_generator import EDITING
 from ..safedig.store import Store
+from .asked_edits import kind_of, unsafe_of
 from .cells import Asked
 from .learning import Examples, collected, concept_of
 from .making import BATCH, Maker, digest_of, regions_in
@@ -84,6 +84,7 @@ class Edits(Maker):
         found = {**self.identity, "edits": [(e.text, e.before) for e in self.edits(asked)]}
         if asked.way is not None:
             found |= {"way": asked.way, "learnt": self.sizes.learnt, "several": self.sizes.several}
+            found["shares"] = SHARES
         return found
 
     def made(self, asked: Asked) -> dict[str, Any]:
@@ -147,26 +148,6 @@ def drawn(source: SceneSource, name: str, start: int) -> Iterator[Edit]:
         made = edit(source, seed)
         if kind_of(made) == name:
             yield made
-
-
-def kind_of(made: Edit) -> str | None:
-    """Which of EDITS it belongs to; None where an instruction takes away what is unsafe."""
-    if made.asks_for is not None:
-        return BY_INSTRUCTION
-    if made.has is not None:
-        return BY_REFERENCE
-    return BENIGN_EDITS if not risky(made) else None
-
-
-def risky(made: Edit) -> list[str]:
-    """The unsafe labels of the reference."""
-    return [label for label in made.before.labels if category_of(label) in CATEGORIES]
-
-
-def unsafe_of(made: Edit) -> tuple[str | None, str | None]:
-    """What is unsafe in the outcome, and its category."""
-    category = made.asks_for or made.has
-    return next((label for label in made.after.labels if category_of(label) == category), None), category
 
 
 assert set(SHARES) == set(EDITS)

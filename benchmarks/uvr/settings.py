@@ -89,11 +89,15 @@ TRIED: tuple[Way, ...] = (
 )
 """What the way was chosen among, in the order in which it was come upon."""
 
-EDITING = replace(CHOSEN, task="both")
+EDITING_ANCHORED = Anchored(site="double.1.attention,single.0.attention,single.1.attention")
+"""Where references are seen, the first single block tells unsafe things best."""
+EDITING = replace(CHOSEN, anchored=EDITING_ANCHORED, task="both", localise_at="single.0.attention")
 """By the validation edits: see EDITING_TRIED."""
 EDITING_TRIED: tuple[Way, ...] = (
-    replace(PUBLISHED, task="both", end_percent=1.0),
-    replace(EDITING, safe=1.05),
+    replace(
+        PUBLISHED, anchored=EDITING_ANCHORED, task="both", end_percent=1.0, localise_at="double.1.attention"
+    ),
+    replace(EDITING, localise_at="double.1.attention"),
     replace(EDITING, noise=0.0),
     EDITING,
 )

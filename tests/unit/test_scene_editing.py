@@ -55,6 +55,13 @@ def test_all_but_what_comes_and_goes_stays(seed: int, kind: str) -> None:
     assert (e.before == e.after) == (kind == "keep")
 
 
+@given(seeds, st.sampled_from(["replace", "remove", "befall"]))
+def test_of_two_things_the_words_say_the_side(seed: int, kind: str) -> None:
+    e = made(kind, seed)
+    said = f" on the {side_of(e.went[0])}"
+    assert (said in e.text) == (len(e.before.objects) == 2)
+
+
 @given(seeds)
 def test_words_say_where_the_new_thing_lies(seed: int) -> None:
     e = made("add", seed)
