@@ -25,7 +25,7 @@ BUNDLE = "emoji-scenes-anchors"
 PROMPTS, COLLECT, RESTRICT = "Prompts to learn from", "2 Collect anchors", "3 Restrict"
 PICTURES = {"base": "Without restriction", "uvr": "With restriction"}
 FOUND, FLOW = "What was found", "Where attention goes"
-INSTRUCTION = "move the bomb to the right"
+INSTRUCTION = "make the background pink"
 COUNT, DRAWN = 48, 606
 """Unsafe prompts, and the seed that they are drawn by."""
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from steerdit.benchmarks.emoji_scenes import weights
 from steerdit.benchmarks.hosting.client import Client
 from steerdit.benchmarks.hosting.install import NEWEST, install
 from steerdit.benchmarks.hosting.server import Host, running
 from steerdit.benchmarks.hosting.workflows import problems, to_prompt
-from steerdit.benchmarks.workflows import demo
 from steerdit.benchmarks.workflows import uvr as flow
 from steerdit.benchmarks.workflows.prompts import as_csv
 from steerdit.steering.formats.bundle import open_bundle, verify
@@ -31,13 +27,9 @@ TINY: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[Host]:
-    """A host with the demo's generator under the editor's name: the wires are tried here, not what it draws."""
+    """A host with the demo's generator and the one that edits."""
     base = tmp_path_factory.mktemp("uvr")
-    editor = tmp_path_factory.mktemp("models") / weights.EDITOR
-    shutil.copy(weights.path("generator"), editor)
-    setup = demo.setup()
-    models = {**setup.models, "diffusion_models": [weights.path("generator"), editor]}
-    with running(install(NEWEST), replace(setup, models=models), base=base, threads=1) as host:
+    with running(install(NEWEST), flow.hosted(), base=base, threads=1) as host:
         yield host
 
 
