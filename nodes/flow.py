@@ -175,6 +175,16 @@ class RestrictFlowNode(io.ComfyNode):
                     tooltip="Until this part of the noise schedule noise is mixed in, within startup_percent. Where it "
                     "stops early, what fills the place of the unsafe is cleaner.",
                 ),
+                io.Float.Input(
+                    "spread",
+                    optional=True,
+                    default=offered.Flow.spread,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Patches beside marked ones are marked from this share of the threshold on. Lower it where "
+                    "parts of what is unsafe stay; 1: none are.",
+                ),
             ],
             outputs=[
                 io.Model.Output(

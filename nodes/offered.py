@@ -69,6 +69,7 @@ class Flow:
     startup = 0.36
     end = 0.36
     noise_end = 1.0
+    spread = 1.0
 
 
 class Training:

@@ -89,16 +89,26 @@ TRIED: tuple[Way, ...] = (
 )
 """What the way was chosen among, in the order in which it was come upon."""
 
+
+@dataclass(frozen=True)
+class SpreadingWay(Way):
+    """One in which what is marked spreads to patches of a lower score beside it."""
+
+    spread: float = 1.0
+
+
 EDITING_ANCHORED = Anchored(site="double.1.attention,single.0.attention,single.1.attention")
 """Where references are seen, the first single block tells unsafe things best."""
-EDITING = replace(CHOSEN, anchored=EDITING_ANCHORED, task="both", localise_at="single.0.attention")
+FOUND = replace(CHOSEN, anchored=EDITING_ANCHORED, task="both", localise_at="single.0.attention")
+EDITING = SpreadingWay(**vars(FOUND), spread=0.3)
 """By the validation edits: see EDITING_TRIED."""
 EDITING_TRIED: tuple[Way, ...] = (
     replace(
         PUBLISHED, anchored=EDITING_ANCHORED, task="both", end_percent=1.0, localise_at="double.1.attention"
     ),
-    replace(EDITING, localise_at="double.1.attention"),
-    replace(EDITING, noise=0.0),
+    replace(FOUND, localise_at="double.1.attention"),
+    replace(FOUND, noise=0.0),
+    FOUND,
     EDITING,
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -62,6 +62,7 @@ def restriction_asked(
     several: bool = False,
     heads: str = "all",
     noise_percent: float = 1.0,
+    spread: float = 1.0,
 ) -> RestrictFlow:
     """The restriction that the words ask for.
 
@@ -108,7 +109,7 @@ def restriction_asked(
         detectors=detectors,
         masks=None if mask is None else marked_by(mask),
         sites=None if set(restricted) == set(available) else frozenset(restricted),
-        selection=chosen.selection,
+        selection=replace(chosen.selection, spread=spread),
         memory=chosen.memory,
         flow=chosen.flow,
         weights=Weights(core, ring, safe),

@@ -3,7 +3,8 @@
 After UVR (arXiv 2606.06875). Of the components, those smaller than a share of the picture are dropped; of the rest the
 heaviest are kept, until they hold a share of the whole mass (text-to-image) or up to a number (editing). The mass of a
 component is Σ max(s − τ, 0) over its patches (ours, where the paper sums s: it must not depend on where the score's
-zero is). Equal masses are kept together, lest the order of rows decide.
+zero is). Equal masses are kept together, lest the order of rows decide. What is marked may spread to patches of a lower
+score beside it (ours: thresholding with hysteresis), as thresholds that spare all benign pictures mark parts of things.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Selection:
     """Components of a smaller share of the picture are dropped; any other has at least one patch."""
     ring: int = 1
     """Patches."""
+    spread: float = 1.0
+    """Share of a positive threshold from which on patches beside marked ones are marked as well; 1: none are."""
 
     def __post_init__(self) -> None:
         ratio, top = self.mass_ratio, self.top
@@ -45,13 +48,15 @@ class Selection:
             and (top is None or top >= 1)
             and 0 <= self.smallest < 1
             and self.ring >= 0
+            and 0 <= self.spread <= 1
         )
         if not sound:
             raise SteeringError(
                 "selection of components",
                 expected="a mass ratio above 0 and at most 1, at least 1 component, a smallest share from 0 to below "
-                "1, a ring of at least 0 patches",
-                found=f"mass ratio {ratio}, top {top}, smallest {self.smallest}, ring {self.ring}",
+                "1, a ring of at least 0 patches, a spread from 0 to 1",
+                found=f"mass ratio {ratio}, top {top}, smallest {self.smallest}, ring {self.ring}, "
+                f"spread {self.spread}",
                 remedy="Choose figures within these ranges.",
             )
 
@@ -72,6 +77,9 @@ def localise(scores: Tensor, threshold: float, selection: Selection = GENERATION
     marked = scores >= threshold
     if not marked.any():
         return around(marked, 0)
+    if selection.spread < 1 and threshold > 0:
+        labels = components(scores >= selection.spread * threshold)
+        marked = torch.isin(labels, labels[marked])
     whole = filled(closed(marked))
     excess = (scores - threshold).relu()
     return around(_chosen(whole, excess, selection), selection.ring)

@@ -19,6 +19,7 @@ from steerdit.steering.direction_modifiers import OPERATORS as DIRECTION_OPERATO
 from steerdit.steering.directions import Weighting
 from steerdit.steering.flow import asked as flow
 from steerdit.steering.flow.groups import Weights
+from steerdit.steering.flow.localise import Selection
 from steerdit.steering.flow.modifier import STARTUP, RestrictFlow
 from steerdit.steering.flow.noise import Noise
 from steerdit.steering.flow.score import ScoreKind
@@ -102,7 +103,7 @@ def test_listing_the_nodes_imports_none_of_their_work(tmp_path: Path) -> None:
             (Weights().core, Weights().ring, Weights().safe, Noise().alpha),
         ),
         ((offered.Flow.startup, offered.Flow.end), (STARTUP.end_percent, STARTUP.end_percent)),
-        (offered.Flow.noise_end, RestrictFlow.noisy.end_percent),
+        ((offered.Flow.noise_end, offered.Flow.spread), (RestrictFlow.noisy.end_percent, Selection().spread)),
         (offered.AUTO, foreign.AUTO),
         (offered.FORMATS, tuple(foreign.FORMATS)),
         (offered.ORIENTATIONS, tuple(foreign.ORIENTATIONS)),

@@ -177,3 +177,26 @@ def test_everything_marked_is_noticed() -> None:
 def test_figures_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SteeringError, match="selection of components: expected a mass ratio above 0"):
         Selection(**wrong)  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14),
+        elements=st.floats(-2, 2, width=32),
+    ),
+    st.floats(-1, 1.75, width=32),
+    st.floats(0, 1, width=32),
+)
+def test_marks_spread_as_far_as_scipys(scores: np.ndarray, threshold: float, spread: float) -> None:
+    every = Selection(mass_ratio=None, smallest=0, spread=spread)
+    found = localise(torch.from_numpy(scores), threshold, every).core
+    marked = scores >= threshold
+    wide = scores >= (spread * threshold if threshold > 0 else threshold)
+    expected = torch.from_numpy(ndimage.binary_propagation(marked, EIGHT, mask=wide | marked))
+    assert torch.equal(found, filled(closed(expected)))
+    if threshold <= 0 or spread == 1 or not marked.any():
+        assert torch.equal(
+            found, localise(torch.from_numpy(scores), threshold, Selection(mass_ratio=None, smallest=0)).core
+        )
