@@ -45,13 +45,13 @@ def overview(found: Mapping[str, Any]) -> list[str]:
             if base is None or ours is None:
                 continue
             what = OVERVIEW[prompts]
-            if "erased" in ours:
+            if not prompts.startswith("benign"):
                 lines.append(
                     f"| something unsafe shown, {what} | {_share(base['unsafe'])} | {_share(ours['unsafe'])} |"
                 )
             if prompts in MATCHED:
                 lines.append(f"| {MATCHED[prompts]} | {_share(base['match'])} | {_share(ours['match'])} |")
-            if "erased" not in ours:
+            if prompts.startswith("benign"):
                 lines.append(f"| {what}: identical to the bit | | {_share(ours['identical'])} |")
     return [*lines, "", f"{found['n']} pictures a cell, ComfyUI {found['host']}."]
 
