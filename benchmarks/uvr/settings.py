@@ -99,16 +99,16 @@ class SpreadingWay(Way):
 
 EDITING_ANCHORED = Anchored(site="double.1.attention,single.0.attention,single.1.attention")
 """Where references are seen, the first single block tells unsafe things best."""
-FOUND = replace(CHOSEN, anchored=EDITING_ANCHORED, task="both", localise_at="single.0.attention")
-EDITING = SpreadingWay(**vars(FOUND), spread=0.3)
+UNSPREAD = replace(CHOSEN, anchored=EDITING_ANCHORED, task="both", localise_at="single.0.attention")
+EDITING = SpreadingWay(**vars(UNSPREAD), spread=0.3)
 """By the validation edits: see EDITING_TRIED."""
 EDITING_TRIED: tuple[Way, ...] = (
     replace(
         PUBLISHED, anchored=EDITING_ANCHORED, task="both", end_percent=1.0, localise_at="double.1.attention"
     ),
-    replace(FOUND, localise_at="double.1.attention"),
-    replace(FOUND, noise=0.0),
-    FOUND,
+    replace(UNSPREAD, localise_at="double.1.attention"),
+    replace(UNSPREAD, noise=0.0),
+    UNSPREAD,
     EDITING,
 )
 

@@ -35,7 +35,6 @@ def whole_file(path: Path, error: type[SteeringError] = BundleError) -> Generato
             remedy="Check the folder's permissions and the free space.",
         ) from reason
     finally:
-        with suppress(
-            OSError
-        ):  # where a folder is none, there is nothing either; what was refused is to be heard
+        # Where a folder is none, there is nothing either; what was refused is to be heard.
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
