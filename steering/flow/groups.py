@@ -121,13 +121,13 @@ def groups_of(
     if references is not None:
         found.append(Group(everyone.nonzero()[:, 0], torch.where(references.isinf(), 1.0, references)))
     return tuple(
-        group._replace(span=_span(group.rows))
+        group._replace(span=span_of(group.rows))
         for group in found
         if len(group.rows) and bool((group.weights != 1).any())
     )
 
 
-def _span(rows: Tensor) -> slice | None:
+def span_of(rows: Tensor) -> slice | None:
     """Rising places (n) as a slice, where none is left out."""
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first + 1 == len(rows) else None

@@ -193,7 +193,9 @@ class RestrictFlow:
             # Where anything was restricted the tensor is our own; else it is the host's.
             out = noise(out if any(groups) else out.clone())
         step.acted[self] = Acted(groups, self.renormalise, self.heads, noise)
-        _require_held(out, groups, step)
+        # Renormalised weights make averages of values, which their dtype holds; a mask may leave nothing to average.
+        if not self.renormalise or noise is not None or earlier or step.mask is not None:
+            _require_held(out, groups, step)
         return out
 
     def _localises(self, site: Site, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:

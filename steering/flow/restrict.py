@@ -21,7 +21,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from .groups import Group
+from .groups import Group, span_of
 from .step import Attend
 
 ALIGNED = 8
@@ -89,7 +89,7 @@ def restricted(
                 own.append(more)
                 rest = rest[len(more.rows) :]
             if len(rest):
-                others = Group(rest, q.new_ones(0))
+                others = Group(rest, q.new_ones(0), span_of(rest))
                 _put(out[row], others.at, _part(attend, q, k, v, row, [others], renormalise, mask))
     else:
         out = (attend(q, k, v, mask) if plain is None else plain).clone()
