@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ FULL = 768
 with others, which cost no more there than in a call of their own, in sequences where they are a small part."""
 JOINED = 1024
 """Groups of together at most so many queries share a call: small calls cost more for each query than large ones do."""
+CACHED = 4
+"""Heads at a time on the CPU: some megabytes of queries."""
 RUN = 8
 """Rows that follow one another, in the mean: from so many on they are copied run by run."""
 CUT_OFF = -1000.0
@@ -78,42 +81,69 @@ def restricted(
         return attend(q, k, v, mask) if plain is None else plain
     if way is Way.DIMENSIONS and renormalise and plain is None and all(groups) and not whole_calls:
         return _widened(attend, q, k, v, groups, mask, heads)
-    length, width = q.shape[2], q.shape[3]
     chosen = None if heads is None else list(heads)
     if plain is None and all(groups) and not whole_calls and chosen is None:
-        out = q.new_empty(q.shape[0], length, q.shape[1] * width)
-        groups = [list(own) for own in groups]
-        for row, own in enumerate(groups):
-            rest = _others(own, length, q.device)
-            if renormalise and q.device.type == "cpu" and (more := _filling(own, rest)) is not None:
-                own.append(more)
-                rest = rest[len(more.rows) :]
-            if len(rest):
-                others = Group(rest, q.new_ones(0), span_of(rest))
-                _put(out[row], others.at, _part(attend, q, k, v, row, [others], renormalise, mask))
-    else:
-        out = (attend(q, k, v, mask) if plain is None else plain).clone()
+        return _apart(attend, q, k, v, groups, renormalise, mask)
+    length, width = q.shape[2], q.shape[3]
+    out = (attend(q, k, v, mask) if plain is None else plain).clone()
     for row, own in enumerate(groups):
         own_values = v[row : row + 1]
         scaled = None
         if not renormalise:
             scaled = Scaled(own_values if chosen is None else _heads(own_values, q, chosen))
-        for together in _calls(own, renormalise):
+        for call in _calls(own, renormalise, q.dtype):
             if chosen is None:
-                _put(
-                    out[row], _at(together), _part(attend, q, k, v, row, together, renormalise, mask, scaled)
-                )
+                _put(out[row], call.at, _part(attend, q, k, v, row, call, mask, scaled))
                 continue
             found = _part(
-                attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, together, renormalise,
+                attend, q[:, chosen], _heads(k, q, chosen), _heads(v, q, chosen), row, call,
                 mask if mask is None else _of_heads(mask, chosen), scaled,
             )  # fmt: skip
-            rows = torch.cat([group.rows for group in together])
             by_head = out[row].view(length, q.shape[1], width)
+            rows = torch.arange(length, device=q.device)[call.at]
             by_head[rows[:, None], torch.tensor(chosen, device=q.device)] = found.view(
                 len(rows), len(chosen), width
             )
     return out
+
+
+def _apart(
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Sequence[Sequence[Group]],
+    renormalise: bool,
+    mask: Tensor | None,
+) -> Tensor:
+    """Every query is asked once: the groups', and all others in a call of their own."""
+    count, length, width = q.shape[1:]
+    out = q.new_empty(q.shape[0], length, count * width)
+    calls: list[Sequence[Call]] = []
+    for own in groups:
+        own, rest = list(own), _others(own, length, q.device)
+        if renormalise and q.device.type == "cpu" and (more := _filling(own, rest)) is not None:
+            own.append(more)
+            rest = rest[len(more.rows) :]
+        others = [Call(rest if (span := span_of(rest)) is None else span)] if len(rest) else []
+        calls.append([*others, *_calls(own, renormalise, q.dtype)])
+    for heads in _at_a_time(q, k):
+        for row, own in enumerate(calls):
+            keys, values = _heads(k, q, heads), _heads(v, q, heads)
+            scaled = None if renormalise else Scaled(values[row : row + 1])
+            there = out[row, :, heads.start * width : heads.stop * width]
+            of_heads = mask if mask is None else _of_heads(mask, heads)
+            for call in own:
+                _put(there, call.at, _part(attend, q[:, heads], keys, values, row, call, of_heads, scaled))
+    return out
+
+
+def _at_a_time(q: Tensor, k: Tensor) -> Sequence[slice]:
+    """Heads whose queries are asked together: on the CPU few, so that what a call gathers stays in its cache."""
+    count = q.shape[1]
+    each = count // k.shape[1]  # that share a head of keys
+    step = count if q.device.type != "cpu" else each * max(1, CACHED // each)
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
 class Scaled:
@@ -145,16 +175,30 @@ def _filling(groups: Sequence[Group], rest: Tensor) -> Group | None:
     return Group(rows, torch.ones_like(groups[0].weights))
 
 
-def _calls(groups: Sequence[Group], renormalise: bool) -> Sequence[Sequence[Group]]:
+class Call(NamedTuple):
+    """Queries of one picture that are asked together."""
+
+    at: slice | Tensor
+    """(n) places in the joint sequence."""
+    log: Tensor | None = None
+    """(1, 1, n, L) what is added to their scores: −∞ where the flow is cut off."""
+    factors: Tensor | None = None
+    """(L) what the values are multiplied by."""
+
+
+def _calls(groups: Sequence[Group], renormalise: bool, dtype: torch.dtype) -> Sequence[Call]:
     """The groups of one picture by the calls that they are asked in."""
-    if renormalise and sum(len(group.rows) for group in groups) <= JOINED:
-        return [groups] if groups else []
-    return [[group] for group in groups]
+    if not renormalise:
+        return [Call(group.at, factors=group.weights) for group in groups]
+    if len(groups) > 1 and sum(len(group.rows) for group in groups) <= JOINED:
+        log = torch.cat([_log(group, dtype) for group in groups], 2)
+        return [Call(torch.cat([group.rows for group in groups]), log)]
+    return [Call(group.at, _log(group, dtype)) for group in groups]
 
 
-def _at(groups: Sequence[Group]) -> slice | Tensor:
-    """The places of groups, one after another."""
-    return groups[0].at if len(groups) == 1 else torch.cat([group.rows for group in groups])
+def _log(group: Group, dtype: torch.dtype) -> Tensor:
+    """log λ (1, 1, n, L), one row of memory."""
+    return group.weights.log().to(dtype).expand(1, 1, len(group.rows), -1)
 
 
 def _put(out: Tensor, at: slice | Tensor, found: Tensor) -> None:
@@ -179,23 +223,18 @@ def _part(
     k: Tensor,
     v: Tensor,
     row: int,
-    groups: Sequence[Group],
-    renormalise: bool,
+    call: Call,
     mask: Tensor | None,
     scaled: Scaled | None = None,
 ) -> Tensor:
-    """What groups of one picture attend to (n, h·d), one after another; without weights they attend as ever."""
-    rows = _at(groups)
+    """What a call's queries of one picture attend to (n, h·d), one after another."""
     q, k, v = q[row : row + 1], k[row : row + 1], v[row : row + 1]
-    q = q[:, :, rows] if isinstance(rows, slice) else q.index_select(2, rows)
-    bias = None if mask is None else _of_rows(mask, row, rows, q.shape[2], q.dtype)
-    if len(groups[0].weights):
-        if renormalise:
-            logs = [group.weights.log().to(q.dtype).expand(len(group.rows), -1) for group in groups]
-            log = (logs[0] if len(logs) == 1 else torch.cat(logs))[None, None]  # −∞ where the flow is cut off
-            bias = log if bias is None else bias + log
-        else:
-            v = (scaled or Scaled(v)).by(groups[0].weights)
+    q = q[:, :, call.at] if isinstance(call.at, slice) else q.index_select(2, call.at)
+    bias = None if mask is None else _of_rows(mask, row, call.at, q.shape[2], q.dtype)
+    if call.log is not None:
+        bias = call.log if bias is None else bias + call.log
+    if call.factors is not None:
+        v = (scaled or Scaled(v)).by(call.factors)
     return attend(q, k, v, bias)[0]
 
 
@@ -242,8 +281,11 @@ def _others(groups: Sequence[Group], length: int, device: torch.device) -> Tenso
     return free.nonzero()[:, 0]
 
 
-def _heads(x: Tensor, q: Tensor, heads: list[int]) -> Tensor:
-    """Those heads of keys or values (R, h', L, d) that these of q's attend to."""
+def _heads(x: Tensor, q: Tensor, heads: list[int] | slice) -> Tensor:
+    """Those heads of keys or values (R, h', L, d) that these of q's attend to; of a slice a view."""
+    if isinstance(heads, slice):
+        each = q.shape[1] // x.shape[1]
+        return x[:, heads.start // each : heads.stop // each]
     return x[:, [head * x.shape[1] // q.shape[1] for head in heads]]
 
 
@@ -258,7 +300,7 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.to(dtype)
 
 
-def _of_heads(mask: Tensor, heads: list[int]) -> Tensor:
+def _of_heads(mask: Tensor, heads: list[int] | slice) -> Tensor:
     return mask[:, heads] if mask.ndim == 4 and mask.shape[1] > 1 else mask
 
 
