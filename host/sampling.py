@@ -85,17 +85,21 @@ def noise_levels(model: Any, sampling: Sampling) -> tuple[float, ...]:
     return tuple(sorted({float(sigma) for sigma in sampler.sigmas[:-1]} - {0.0}, reverse=True))
 
 
-def encode_prompts(clip: Any, prompts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
-    """Token states (1, L, C) and pooled state (1, P) of each prompt, by the host's CLIP object."""
-    known: dict[str, tuple[Tensor, Tensor]] = {}
+Encoded = tuple[Tensor, "Tensor | None"]
+"""Token states (1, L, C) and pooled state (1, P) of a prompt; None where its model takes none, as Qwen-Image."""
+
+
+def encode_prompts(clip: Any, prompts: Sequence[str]) -> list[Encoded]:
+    """The states of each prompt, by the host's CLIP object."""
+    known: dict[str, Encoded] = {}
     for prompt in prompts:
         if prompt not in known:
             tokens, extra = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0]
-            known[prompt] = tokens, extra["pooled_output"]
+            known[prompt] = tokens, extra.get("pooled_output")
     return [known[prompt] for prompt in prompts]
 
 
-def batches(encoded: Sequence[tuple[Tensor, Tensor]], size: int) -> Iterator[list[int]]:
+def batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[int]]:
     """Numbers of prompts that have the same count of tokens, at most ``size`` together."""
     by_length: dict[int, list[int]] = {}
     for i, (tokens, _) in enumerate(encoded):
@@ -104,16 +108,20 @@ def batches(encoded: Sequence[tuple[Tensor, Tensor]], size: int) -> Iterator[lis
         yield from (same[at : at + size] for at in range(0, len(same), size))
 
 
-def noise(seeds: Sequence[int], sampling: Sampling) -> Tensor:
-    """(B, C, H, W): each picture's own noise, whatever batch it stands in."""
-    shape = (1, sampling.channels, *sampling.size)
+def noise(seeds: Sequence[int], sampling: Sampling, *, counted: bool = False) -> Tensor:
+    """(B, C, H, W): each picture's own noise, whatever batch it stands in.
+
+    Args:
+        counted: (B, C, 1, H, W), for models whose latents count pictures, as those of videos and Qwen-Image do.
+    """
+    shape = (1, sampling.channels, *((1,) if counted else ()), *sampling.size)
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def sample_prompts(
     model: Any,
-    encoded: Sequence[tuple[Tensor, Tensor]],
-    negative: tuple[Tensor, Tensor],
+    encoded: Sequence[Encoded],
+    negative: Encoded,
     seeds: Sequence[int],
     sampling: Sampling = Sampling(),
     batch: int = 16,
@@ -124,6 +132,7 @@ def sample_prompts(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Generates a latent for each prompt and seed → (numbers of the prompts, latents (b, C, H, W)), batch by batch.
 
+    Latents are (b, C, 1, H, W) where the model's count pictures.
     ``announce`` is filled with the numbers of a batch before it is sampled, for who records by picture. ``watch`` hears
     at each step its number and the clean latents (b, C, H, W) that the model predicts there. ``references``: for models
     that edit, what each prompt is to edit: a latent (C, H, W) each, as a VAE gives it, all of one size; the negative
@@ -134,18 +143,20 @@ def sample_prompts(
         if watch is not None:
             watch(step, clean)
 
+    counted = model.get_model_object("latent_format").latent_dimensions == 3
     for numbers in batches(encoded, batch):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if announce is not None:
             announce[:] = numbers
-        positive = torch.cat([encoded[i][0] for i in numbers]), torch.cat([encoded[i][1] for i in numbers])
+        tokens, pooled = torch.cat([encoded[i][0] for i in numbers]), [encoded[i][1] for i in numbers]
+        of_all = torch.cat([one for one in pooled if one is not None]) if None not in pooled else None
         extra: dict[str, Any] = {} if sampling.guidance is None else {"guidance": sampling.guidance}
         if references:
             extra["reference_latents"] = [torch.stack([references[i] for i in numbers])]
-        start = noise([seeds[i] for i in numbers], sampling)
+        start = noise([seeds[i] for i in numbers], sampling, counted=counted)
         latents = comfy.sample.sample(
             model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler,
-            [[positive[0], {"pooled_output": positive[1], **extra}]],
+            [[tokens, {"pooled_output": of_all, **extra}]],
             [[negative[0], {"pooled_output": negative[1], **extra}]],
             torch.zeros_like(start), last_step=stop, callback=heard, disable_pbar=True, seed=seeds[numbers[0]],
         )  # fmt: skip

@@ -74,6 +74,12 @@ class SamplePromptsNode(io.ComfyNode):
                     step=0.1,
                     tooltip="FLUX.1-dev's distilled guidance, such as 3.5; 0 leaves it to the host.",
                 ),
+                io.Latent.Input(
+                    "references",
+                    optional=True,
+                    tooltip="For models that edit (FLUX.1 Kontext): what the prompts are to edit, from VAE Encode. "
+                    "As many latents as there are prompts, in their order, or one for all.",
+                ),
             ],
             outputs=[
                 SAMPLES.Output(display_name="samples", tooltip="Connect it to Collect Unsafe Anchors."),
@@ -87,7 +93,14 @@ class SamplePromptsNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, prompts: tuple[PromptRow, ...], **asked: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        prompts: tuple[PromptRow, ...],
+        references: dict[str, Any] | None = None,
+        **asked: Any,
+    ) -> io.NodeOutput:
         from ..host.sampling import sampling_for
         from ..training.flows.samples import Sampler, examples_of
 
@@ -102,7 +115,16 @@ class SamplePromptsNode(io.ComfyNode):
             guidance=asked["guidance"] or None,
         )
         examples = examples_of(prompts, range(asked["first_seed"], asked["first_seed"] + asked["seeds"]))
-        sampler = Sampler(model, clip, examples, sampling, negative=asked["negative"], batch=asked["batch"])
+        edited = _of_prompts(references, len(prompts))
+        sampler = Sampler(
+            model,
+            clip,
+            examples,
+            sampling,
+            negative=asked["negative"],
+            batch=asked["batch"],
+            references=[one for one in edited for _ in range(asked["seeds"])],
+        )
         latents = sampler.latents(byte_progress())
         unsafe = [number for number, example in enumerate(examples) if example.concept is not None]
         benign = [number for number, example in enumerate(examples) if example.concept is None]
@@ -110,6 +132,21 @@ class SamplePromptsNode(io.ComfyNode):
         # A LATENT of no pictures is none that other nodes take.
         others = latents[benign] if benign else latents[:1] * 0
         return io.NodeOutput(sampler, {"samples": latents[unsafe]}, {"samples": others})
+
+
+def _of_prompts(references: dict[str, Any] | None, count: int) -> list[Tensor]:
+    """What each prompt edits, a latent (C, H, W) each; nothing where nothing is edited."""
+    if references is None:
+        return []
+    latents = references["samples"]
+    if len(latents) not in (1, count):
+        raise SteeringError(
+            "references",
+            expected=f"{count} latents, one for each prompt, or one for all",
+            found=f"{len(latents)}",
+            remedy="Batch the pictures that the prompts edit in the prompts' order, and encode them.",
+        )
+    return [latents[number % len(latents)] for number in range(count)]
 
 
 class CollectAnchorsNode(io.ComfyNode):

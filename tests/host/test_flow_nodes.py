@@ -42,11 +42,17 @@ ROWS = (
 class Clip:
     """The host's CLIP, as far as prompts are sampled by it."""
 
+    def __init__(self, family: str = "flux") -> None:
+        self._family = family
+
     def tokenize(self, text: str) -> str:
         return text
 
     def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
-        tokens, pooled = Said("flux").encode(text)
+        if self._family == "qwen_image":  # without a pooled state
+            ((tokens, _),) = prompt(self._family, len(text))
+            return [[tokens, {}]]
+        tokens, pooled = Said(self._family).encode(text)
         return [[tokens, {"pooled_output": pooled}]]
 
 
@@ -187,11 +193,49 @@ def test_prompts_without_anything_unsafe() -> None:
         examples_of(ROWS[3:], [0])
 
 
-def test_families_whose_prompts_are_not_sampled_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(SteeringError, match="found qwen_image"):
-        SamplePromptsNode.execute(
-            model=model_of("qwen_image", tmp_path), clip=Clip(), prompts=ROWS, **SAMPLED
-        )
+def test_qwen_image_has_anchors_too(folders: Path, tmp_path: Path) -> None:
+    model = model_of("qwen_image", tmp_path)
+    samples, unsafe, _ = SamplePromptsNode.execute(
+        model=model, clip=Clip("qwen_image"), prompts=ROWS, **SAMPLED
+    ).args
+    assert unsafe["samples"].shape == (6, 16, 1, 10, 6)
+    bundle, summary = CollectAnchorsNode.execute(
+        samples=samples, masks=bright(unsafe["samples"][:, :, 0]), **COLLECTED
+    ).args
+    assert [str(site) for site in bundle.anchors] == ["joint.0.attention", "joint.1.attention"]
+    assert bundle.header.family == "qwen_image"
+    assert "AUC" in summary
+    asked = {**ASKED, "threshold": "given", "threshold_value": -50.0}
+    steered, _ = RestrictFlowNode.execute(model=model, bundle=bundle, **asked).args
+    prompts = prompt("qwen_image", 1), prompt("qwen_image", 2)
+    made = [sample(one, *prompts, start("qwen_image")) for one in (steered, model)]
+    assert not torch.equal(*made)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_prompts_that_edit_see_their_references(count: int, tmp_path: Path) -> None:
+    model = model_of("flux", tmp_path)
+    edited = torch.cat([reference("flux", 8, 12, seed) for seed in range(count)])
+    samples, unsafe, benign = SamplePromptsNode.execute(
+        model=model, clip=Clip(), prompts=ROWS, references={"samples": edited}, **SAMPLED
+    ).args
+    made = torch.cat([unsafe["samples"], benign["samples"]])
+    for number, example in enumerate(samples.examples):
+        tokens, pooled = Said("flux").encode(example.text)
+        of_prompt = edited[(number // 2) % count][None]
+        noise = torch.randn((1, 16, 10, 6), generator=torch.Generator().manual_seed(example.seed))
+        positive = [[tokens, {"pooled_output": pooled, "reference_latents": [of_prompt]}]]
+        alone = sample(model, positive, positive, noise, steps=SAMPLED["steps"])
+        assert torch.allclose(made[number], alone, atol=1e-4)
+
+
+def test_references_that_do_not_belong_to_the_prompts(tmp_path: Path) -> None:
+    for family, count, told in (("flux", 4, "expected 6 latents"), ("qwen_image", 1, "found qwen_image")):
+        with pytest.raises(SteeringError, match=told):
+            SamplePromptsNode.execute(
+                model=model_of(family, tmp_path), clip=Clip(family), prompts=ROWS,
+                references={"samples": torch.zeros(count, 16, 8, 8)}, **SAMPLED,
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3", "qwen_image"])

@@ -19,9 +19,6 @@ from ...steering.plan import Entry
 from ...steering.sites import Site
 from ..recordings import PromptRow
 
-FAMILIES = ("flux", "sd3")
-"""Those whose prompts are sampled here; masks of others come from their users' own runs."""
-
 Progress = Callable[[int, int], None]
 
 
@@ -64,7 +61,7 @@ class Sampler:
         references: for models that edit, what each example is to edit: a latent (C, H, W) each.
 
     Raises:
-        SteeringError: the family's prompts cannot be sampled here, or it takes no references.
+        SteeringError: SteerDiT does not know the family, or it is given no references here.
     """
 
     def __init__(
@@ -79,19 +76,13 @@ class Sampler:
         references: Sequence[Tensor] = (),
     ) -> None:
         family = family_of(diffusion_model(model)).name
-        if family not in FAMILIES:
-            raise SteeringError(
-                "MODEL",
-                expected=f"a model of {' or '.join(FAMILIES)}",
-                found=family,
-                remedy="Anchors are collected from prompts for these families alone.",
-            )
         if references and family != "flux":
             raise SteeringError(
                 "references",
                 expected="a model of flux that edits, such as FLUX.1 Kontext",
                 found=family,
-                remedy="This model is given no references: leave them out, or load one that edits.",
+                remedy="Leave them out, or load one that edits. Qwen-Image-Edit wants its references in the text, too: "
+                "connect a MASK to Restrict Flow.",
             )
         self.model, self.family, self.examples, self.sampling, self.batch = (
             model,
@@ -108,7 +99,10 @@ class Sampler:
         )
 
     def latents(self, progress: Progress | None = None, among: Sequence[int] | None = None) -> Tensor:
-        """(n, C, H, W): the pictures, in the order of the examples, or of the numbers of those that are asked for."""
+        """(n, C, H, W): the pictures, in the order of the examples, or of the numbers of those that are asked for.
+
+        Qwen-Image's are (n, C, 1, H, W).
+        """
         chosen = range(len(self.examples)) if among is None else among
         found: dict[int, Tensor] = {}
         for numbers, made in self._sample(self.model, chosen, [], progress):
