@@ -213,18 +213,13 @@ class RestrictFlow:
         scores = torch.stack([detector.score(patches) for detector in self.detectors], 1)  # (R, C, P)
         scores = scores.float().cpu().unflatten(-1, grid.size)
         step.require_finite(scores)
-        warnings: dict[str, None] = {}
+        whole: dict[Detector, None] = {}
         for image, own in zip(step.images, scores):
             found = [
                 localise(one, detector.threshold, self.selection)
                 for one, detector in zip(own, self.detectors)
             ]
-            for region, detector in zip(found, self.detectors):
-                if marks_everything(region):
-                    warnings[
-                        f"The threshold {detector.threshold:g} of {detector.concept} marks the whole picture at "
-                        f"{step.where}: nothing safe is left that it could be told from. Calibrate the threshold."
-                    ] = None
+            whole |= {one: None for region, one in zip(found, self.detectors) if marks_everything(region)}
             remember(step.state, image, union(found), self.memory, self.selection.ring)
         if step.observe is not None:
             regions = tuple(step.state.regions[image] for image in step.images)
@@ -238,7 +233,7 @@ class RestrictFlow:
                     thresholds,
                     scores,
                     regions,
-                    tuple(warnings),
+                    _warnings(tuple(whole), step.where),
                 )
             )
 
@@ -290,6 +285,18 @@ class RestrictFlow:
             spread = root_mean_square(out[row, step.layout.image.span]) if self.noise.matched else 1.0
             out[row, rows] = mixed(out[row], rows, self.noise.alpha, seed, spread, self.heads, heads)
         return out
+
+
+def _warnings(whole: Sequence[Detector], where: str) -> tuple[str, ...]:
+    """What to tell of detectors that mark all of a picture."""
+    if not whole:
+        return ()
+    named = ", ".join(f"{detector.threshold:g} of {detector.concept}" for detector in whole)
+    said = f"The threshold {named} marks" if len(whole) == 1 else f"The thresholds {named} mark"
+    return (
+        f"{said} the whole picture at {where}: nothing safe is left that it could be told from. Calibrate again, or "
+        "give a higher one.",
+    )
 
 
 def _require_held(out: Tensor, groups: Sequence[Sequence[Group]], step: FlowStep) -> None:
