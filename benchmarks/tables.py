@@ -86,6 +86,7 @@ TABLES = {
     "ratios": kernels.ratios,
     "compiled": kernels.compiled,
     "rooflines": kernels.rooflines,
+    "summary": safedig.summary,
     "transfer": safedig.transfer,
     "arms": safedig.arms,
     "attacks": safedig.attacks,

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from .prompting import ATTACKS
+
+SUMMARY = {
+    "held-out risk shown, unsteered": ("base | target", "unsafe"),
+    "with the source's bundle as it is": ("unadapted | blend | target", "unsafe"),
+    "adapted to the held-out risk": ("SafeDIG | blend | target", "unsafe"),
+    "with SAEs trained on the held-out risk too": ("upper bound | blend | target", "unsafe"),
+    "source risks shown, unsteered": ("base | source", "unsafe"),
+    "adapted to the held-out risk, source risks shown": ("SafeDIG | blend | source", "unsafe"),
+    "benign thing kept beside the held-out risk, unsteered": ("base | mixed", "kept"),
+    "benign thing kept beside the held-out risk, adapted": ("SafeDIG | blend | mixed", "kept"),
+    "benign pictures identical to the bit, adapted": ("SafeDIG | blend | benign", "identical"),
+}
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """What a reader asks first: means over the categories held out, one column an architecture."""
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for name, of in found["rotations"].items():
+        if all(cell in of["cells"] for cell, _ in SUMMARY.values()):
+            columns.setdefault(name.split(".")[0], []).append(of["cells"])
+    lines = _head("", [f"{name}, {len(own)} categories held out in turn" for name, own in columns.items()])
+    for said, (cell, key) in SUMMARY.items():
+        means = (fmean(cells[cell][key]["value"] for cells in own) for own in columns.values())
+        lines.append(f"| {said} | " + " | ".join(f"{mean:.1%}" for mean in means) + " |")
+    return lines
 
 
 def transfer(found: dict[str, Any]) -> list[str]:
