@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from steerdit.__main__ import main
 from steerdit.benchmarks.emoji_scenes import in_host
+from steerdit.benchmarks.emoji_scenes.generator_sd3 import SD3Config
 from steerdit.benchmarks.hosting.install import install
 from steerdit.benchmarks.workflows.prompts import write
 from steerdit.commands.make_bundle import Terminal
@@ -23,6 +25,7 @@ from steerdit.training.recipes.lists import read_lists
 from steerdit.training.recordings.writer import shard_bytes
 
 from .steered import repelled
+from .test_world_sd3 import in_the_host, random
 
 RECIPE = Path(__file__).resolve().parents[2] / "example_recipes" / "emoji-scenes.toml"
 SITE = Site.parse("double.1.text")
@@ -59,6 +62,7 @@ def make(
         given = [
             part
             for key, value in {**SMALL, **paths, **changes}.items()
+            if value  # else the recipe's own, or none
             for part in ("--set", f"{key}={value}")
         ]
         work = ["--work", str(tmp_path / f"{name}.work")]
@@ -138,6 +142,29 @@ def test_a_recipe_becomes_a_bundle_that_steers(
     assert status == 0
     assert stops == 2
     assert (tmp_path / "other.safetensors").read_bytes() == made[0]
+
+
+def test_sd3_is_recorded_routed_and_trained_alike(
+    make: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    net = random(SD3Config())
+    save_file(net.state_dict(), tmp_path / "sd3.safetensors")
+    status, said = make(
+        "of-sd3",
+        **{
+            "model.diffusion_model": str(tmp_path / "sd3.safetensors"), "model.base": "small-sd3",
+            "record.sites": "joint.1.text, joint.1.image", "train.sites": "", "route.count": "1",
+            "route.operator": "blend", "route.pairs": "8", "route.benign": "4",
+        },
+    )  # fmt: skip
+    assert status == 0, said
+    bundle = open_bundle(tmp_path / "of-sd3.safetensors")
+    verify(bundle.path)
+    assert (bundle.header.family, bundle.header.base.name) == ("sd3", "small-sd3")
+    (site,) = bundle.sites
+    assert str(site).startswith("joint.1.")
+    assert bundle.entry(site).categories
+    assert repelled(in_the_host(net, tmp_path), bundle) is not None
 
 
 def test_the_plan_is_what_the_recording_takes(make: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
