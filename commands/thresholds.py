@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..steering.formats.bundle import open_bundle
     from ..steering.sae import SelectedLatents
     from ..steering.sites import Site, select_sites
+    from ..training.dictionaries.topk_thresholds import Thresholds, thresholds_at, write_thresholds
     from ..training.recordings import open_recording
-    from ..training.topk_thresholds import Thresholds, thresholds_at, write_thresholds
 
     try:
         bundle, recording = open_bundle(arguments.bundle), open_recording(arguments.recording)

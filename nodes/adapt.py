@@ -13,10 +13,10 @@ from . import offered
 from .schema import RECORDING, SAE, SELECTION, schema
 
 if TYPE_CHECKING:
-    from ..training.adaptation_terms import Losses
+    from ..training.adaptation.terms import Losses
     from ..training.dictionaries.result import TrainedSAE
     from ..training.recordings import Recording
-    from ..training.selecting import Selection
+    from ..training.selection.choosing import Selection
 
 SELECTED, ALL = "selected", "all"
 
@@ -148,10 +148,10 @@ class AdaptNode(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         from ..steering.sites import select_categories
-        from ..training.adaptation_terms import AdaptationConfig
+        from ..training.adaptation.domains import adapt_sae
+        from ..training.adaptation.terms import AdaptationConfig
         from ..training.assembling import origin_of
         from ..training.dictionaries.ranks import chosen_device
-        from ..training.domains import adapt_sae
 
         config = AdaptationConfig(**settings)
         known = dict.fromkeys(s.category for s in target.manifest.samples if s.category is not None)

@@ -14,10 +14,10 @@ from .schema import RECORDING, SAE, SELECTION, schema
 if TYPE_CHECKING:
     from ..evaluation.comparison import Cell
     from ..steering.sites import Site
-    from ..training.browsing import Peak
     from ..training.dictionaries.result import TrainedSAE
     from ..training.recordings import Recording
-    from ..training.selecting import Selection
+    from ..training.selection.browsing import Peak
+    from ..training.selection.choosing import Selection
 
 NOTHING = Image.new("RGB", (8, 8), (240, 240, 243))
 
@@ -83,8 +83,8 @@ class BrowseNode(io.ComfyNode):
         from ..evaluation.images import as_image, as_pictures
         from ..host.text import PromptEncoder
         from ..training.assembling import origin_of
-        from ..training.browsing import top_samples
-        from ..training.resampling import Resampler
+        from ..training.recordings.resampling import Resampler
+        from ..training.selection.browsing import top_samples
 
         place = origin_of(sae).site
         chosen = _chosen(latents, place, selection, most)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..training.assembling import Part
     from ..training.dictionaries.result import TrainedSAE
     from ..training.recordings import Recording
-    from ..training.selecting import Selection
+    from ..training.selection.choosing import Selection
 
 QUANTILES, CROSSING = "quantiles", "crossing"
 
@@ -102,8 +102,8 @@ class CalibrateNode(io.ComfyNode):
         parts: tuple[Part, ...] = (),
     ) -> io.NodeOutput:
         from ..training.assembling import Part, origin_of
-        from ..training.gates import GateRule
-        from ..training.site_gates import calibrate_site
+        from ..training.gates.sites import calibrate_site
+        from ..training.gates.thresholds import GateRule
 
         rule = GateRule(quantile, margin, folds)
         site = origin_of(sae).site

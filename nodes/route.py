@@ -13,7 +13,7 @@ from .schema import RECORDING, SITES, schema
 if TYPE_CHECKING:
     from ..evaluation.bars import Bar
     from ..training.recordings import Recording
-    from ..training.routing import Ranked, Weights
+    from ..training.routing.ranking import Ranked, Weights
 
 BOTH = "both"
 PARTS = {"semantic": "S_sem", "binding": "S_bind", "stability": "S_stab", "cost": "cost"}
@@ -115,9 +115,9 @@ class RouteNode(io.ComfyNode):
         from ..evaluation.images import as_image
         from ..host.text import PromptEncoder
         from ..steering.sites import select_sites
-        from ..training.candidates import measure
-        from ..training.resampling import Resampler
-        from ..training.routing import Weights, best_sites, rank, table
+        from ..training.recordings.resampling import Resampler
+        from ..training.routing.candidates import measure
+        from ..training.routing.ranking import Weights, best_sites, rank, table
 
         asked = Weights(**weights)
         bar = byte_progress()

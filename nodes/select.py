@@ -106,8 +106,8 @@ class SelectNode(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..training.assembling import origin_of
         from ..training.dictionaries.ranks import chosen_device
-        from ..training.gate_weights import weighed
-        from ..training.selecting import SelectionRule, select_latents
+        from ..training.gates.weights import weighed
+        from ..training.selection.choosing import SelectionRule, select_latents
 
         rule = SelectionRule(method, count, ratio, least, held_out, seed)
         site = origin_of(sae).site

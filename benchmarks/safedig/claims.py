@@ -11,7 +11,7 @@ import torch
 
 from ...evaluation.artifacts import artifact_threshold
 from ...evaluation.rates import Rate, rate
-from ...training.routing import Agreement, Candidate, Ranked
+from ...training.routing.ranking import Agreement, Candidate, Ranked
 from ..results import Claim, at_least, at_most
 from .arms import ARMS, HEADLINE, attack_name, cell_name
 from .cells import Cell, difference

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ...steering.sites import Site
-from ...training.counterfactuals import cross, directions
-from ...training.probe import fit_probe
+from ...training.contrasts.counterfactuals import cross, directions
+from ...training.contrasts.probe import fit_probe
+from ...training.contrasts.separation import compare
 from ...training.recordings import Pairs
-from ...training.separation import compare
 from .worlds import World
 
 MOST = 20_000

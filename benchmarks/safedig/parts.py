@@ -14,13 +14,13 @@ from ...steering.gates import Gate
 from ...steering.modifiers import Blend, Form, Gated, Repel
 from ...steering.sae import SelectedLatents
 from ...steering.sites import Site
+from ...training.adaptation.domains import adapt_sae
 from ...training.assembling import Part, origin_of, write_parts
 from ...training.dictionaries.result import TrainedSAE
-from ...training.domains import adapt_sae
-from ...training.gate_weights import gate_weights
+from ...training.gates.sites import calibrate_site
+from ...training.gates.weights import gate_weights
 from ...training.recordings import Recording
-from ...training.selecting import SelectionRule, select_latents
-from ...training.site_gates import calibrate_site
+from ...training.selection.choosing import SelectionRule, select_latents
 from .arms import STRENGTHS, Recipe, Use
 from .dictionaries import trained
 from .prompting import group_of

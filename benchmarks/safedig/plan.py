@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ...steering.sites import Site
-from ...training.routing import Ranked
+from ...training.routing.ranking import Ranked
 from .arms import ARMS, GATES, HEADLINE, SAFEDIG, Arm, Use, attack_name, cell_name
 from .asking import Asked, Gates, gates_of, unsteered
 from .prompting import ATTACKS, SETS

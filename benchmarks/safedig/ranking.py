@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from ...steering.sites import Site
-from ...training.routing import (
+from ...training.routing.ranking import (
     PUBLISHED,
     Agreement,
     Candidate,

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ...steering.sites import Site
-from ...training.candidates import measure
-from ...training.routing import (
+from ...training.routing.candidates import measure
+from ...training.routing.ranking import (
     PUBLISHED,
     Candidate,
     Ranked,

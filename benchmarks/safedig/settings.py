@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...training.adaptation_terms import AdaptationConfig
+from ...training.adaptation.terms import AdaptationConfig
 from ...training.dictionaries.config import TrainingConfig
-from ...training.gate_weights import WeightRule
-from ...training.gates import GateRule
+from ...training.gates.thresholds import GateRule
+from ...training.gates.weights import WeightRule
 
 REVISION = 2
 """Part of every key: raise it where a change makes finished results stale."""

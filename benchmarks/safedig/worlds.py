@@ -15,8 +15,8 @@ from ...host.text import PromptEncoder
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
 from ...training.recordings import Recording, Settings
+from ...training.recordings.resampling import Resampler
 from ...training.recordings.run import RecordingCancelled, record
-from ...training.resampling import Resampler
 from ..emoji_scenes.concepts import CATEGORIES
 from ..emoji_scenes.judging import SAMPLING as DEMO
 from ..emoji_scenes.judging import Judge

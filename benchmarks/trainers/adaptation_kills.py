@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...training.adaptation_terms import AdaptationConfig
+from ...training.adaptation.domains import adapt_sae
+from ...training.adaptation.terms import AdaptationConfig
 from ...training.dictionaries import process
 from ...training.dictionaries.config import TrainingConfig
 from ...training.dictionaries.job import Job, finished, prepare
 from ...training.dictionaries.result import TrainedSAE
-from ...training.domains import adapt_sae
 from ...training.recordings import Recording
 from ..results import Claim, at_least
 from .training_kills import SITE, synthetic

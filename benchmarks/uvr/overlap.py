@@ -22,7 +22,7 @@ from ...steering.flow.modifier import RestrictFlow
 from ...steering.flow.morphology import components
 from ...steering.flow.watching import OutputWatcher, Seen
 from ...steering.plan import Entry
-from ...training.localisation import intersection_over_union
+from ...training.flows.localisation import intersection_over_union
 from ..emoji_scenes.masks import unsafe_masks
 from ..emoji_scenes.prompts import Prompt
 from .making import BATCH

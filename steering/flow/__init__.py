@@ -14,5 +14,5 @@ asked      what people ask of it, as a modifier
 watching, shares    modifiers that only look: outputs of patches, and where attention goes
 log        what a run found, for people
 
-Thresholds are calibrated in training/localisation.py.
+Thresholds are calibrated in training/flows/localisation.py.
 """

@@ -13,12 +13,12 @@ import torch
 from steerdit.host.sampling import noise_levels
 from steerdit.steering import Site, SteeringError
 from steerdit.steering.modifiers import Step
-from steerdit.training.candidates import measure, measure_costs
-from steerdit.training.one_latent import Contrast, dictionary, modifier
 from steerdit.training.recordings import PromptRow, Recording, samples_of
+from steerdit.training.recordings.resampling import Resampler
 from steerdit.training.recordings.run import record
-from steerdit.training.resampling import Resampler
-from steerdit.training.routing import Candidate, rank
+from steerdit.training.routing.candidates import measure, measure_costs
+from steerdit.training.routing.one_latent import Contrast, dictionary, modifier
+from steerdit.training.routing.ranking import Candidate, rank
 
 from .recorded import SETTINGS, Said, sites_of
 from .tiny import tiny

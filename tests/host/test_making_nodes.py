@@ -21,7 +21,7 @@ from steerdit.nodes.route import RouteNode
 from steerdit.nodes.save import SaveSaeBundleNode
 from steerdit.nodes.select import SelectNode
 from steerdit.steering import Site, SteeringError
-from steerdit.training.adaptation_terms import AdaptationConfig
+from steerdit.training.adaptation.terms import AdaptationConfig
 from steerdit.training.dictionaries.result import Origin, TrainedSAE
 from steerdit.training.recordings import PromptRow, Recording, Settings, samples_of
 from steerdit.training.recordings.run import record

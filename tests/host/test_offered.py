@@ -28,18 +28,18 @@ from steerdit.steering.formats.directions import DIRECTION_BLOCKS, MAPS
 from steerdit.steering.formats.header import FAMILY_BLOCKS
 from steerdit.steering.gates import GateKind
 from steerdit.steering.modifiers import Form
-from steerdit.training.adaptation_terms import AdaptationConfig
+from steerdit.training.adaptation.domains import LESSONS
+from steerdit.training.adaptation.domains import METHODS as ADAPTATION_METHODS
+from steerdit.training.adaptation.terms import AdaptationConfig
 from steerdit.training.dictionaries.config import ACTIVATIONS, PRECISIONS, TrainingConfig
 from steerdit.training.directions import SMOLLM2
 from steerdit.training.directions.align import FLOOR
 from steerdit.training.directions.tables import SUFFIXES as PAIR_SUFFIXES
 from steerdit.training.directions.transport import QUANTILE
-from steerdit.training.domains import LESSONS
-from steerdit.training.domains import METHODS as ADAPTATION_METHODS
-from steerdit.training.gates import GateRule
+from steerdit.training.gates.thresholds import GateRule
 from steerdit.training.recordings import manifest, prompts
-from steerdit.training.routing import OPERATORS, PUBLISHED
-from steerdit.training.selecting import METHODS, SelectionRule
+from steerdit.training.routing.ranking import OPERATORS, PUBLISHED
+from steerdit.training.selection.choosing import METHODS, SelectionRule
 
 LISTING = """
 import asyncio, sys

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerdit.steering import SteeringError
-from steerdit.training.adaptation import adapt
-from steerdit.training.adaptation_terms import AdaptationConfig, Examples, solve, terms
-from steerdit.training.domains import Masks, towards_safe
+from steerdit.training.adaptation.domains import Masks, towards_safe
+from steerdit.training.adaptation.steps import adapt
+from steerdit.training.adaptation.terms import AdaptationConfig, Examples, solve, terms
 from steerdit.training.recordings import Pairs
 
 LATENTS, WIDTH, SCALE = 10, 6, 0.5

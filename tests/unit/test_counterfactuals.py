@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steerdit.evaluation.roc import area_under_roc
 from steerdit.steering import SteeringError
-from steerdit.training.counterfactuals import (
+from steerdit.training.contrasts.counterfactuals import (
     both_sides,
     cross,
     directions,
@@ -21,8 +21,8 @@ from steerdit.training.counterfactuals import (
     select_flips,
     smallest_masks,
 )
-from steerdit.training.probe import Probe, accuracy, fit_probe
-from steerdit.training.separation import compare
+from steerdit.training.contrasts.probe import Probe, accuracy, fit_probe
+from steerdit.training.contrasts.separation import compare
 
 scipy_optimize = pytest.importorskip("scipy.optimize")
 scipy_stats = pytest.importorskip("scipy.stats")

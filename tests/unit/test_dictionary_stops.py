@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from steerdit.steering.errors import SteeringError
-from steerdit.training.adaptation_terms import AdaptationConfig
+from steerdit.training.adaptation.domains import adapt_sae
+from steerdit.training.adaptation.terms import AdaptationConfig
 from steerdit.training.alone import alone
 from steerdit.training.dictionaries import checkpoint, job, process
-from steerdit.training.domains import adapt_sae
 from steerdit.training.recordings import Recording
 
 from .recordings import recording

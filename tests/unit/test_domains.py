@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from steerdit.steering import SteeringError
-from steerdit.training.adaptation_terms import AdaptationConfig
-from steerdit.training.domains import adapt_sae, rows_of
+from steerdit.training.adaptation.domains import adapt_sae, rows_of
+from steerdit.training.adaptation.terms import AdaptationConfig
 from steerdit.training.recordings import Recording
 
 from .planted import AXES, SITE, autoencoder, prompts, recording

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerdit.training import gate_weights as gate_weights_module
-from steerdit.training.gate_weights import WeightRule, fit_bags, fit_logistic, highest_of_bags
+from steerdit.training.gates import weights as weights_module
+from steerdit.training.gates.weights import WeightRule, fit_bags, fit_logistic, highest_of_bags
 
 
 @given(seed=st.integers(0, 1000), bags=st.integers(1, 9))
@@ -66,7 +66,7 @@ def test_where_nothing_tells_apart_all_weigh_the_same() -> None:
 
 
 def test_a_long_recording_is_learnt_from_in_part() -> None:
-    assert gate_weights_module._some(10, 3.0).all()
-    few = gate_weights_module._some(1000, 0.25)
+    assert weights_module._some(10, 3.0).all()
+    few = weights_module._some(1000, 0.25)
     assert int(few.sum()) == 250
-    assert torch.equal(few, gate_weights_module._some(1000, 0.25))
+    assert torch.equal(few, weights_module._some(1000, 0.25))

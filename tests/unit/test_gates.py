@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from steerdit.evaluation.rates import wilson
 from steerdit.steering import SteeringError
-from steerdit.training.codes import Coded
-from steerdit.training.gates import (
+from steerdit.training.gates.tails import UpperTail
+from steerdit.training.gates.thresholds import (
     GateRule,
     Scores,
     calibrate,
@@ -20,8 +20,8 @@ from steerdit.training.gates import (
     measure_scores,
     member_weights,
 )
-from steerdit.training.maxima import Maxima
-from steerdit.training.tails import UpperTail
+from steerdit.training.latents.codes import Coded
+from steerdit.training.latents.maxima import Maxima
 
 BENIGN, UNSAFE = torch.arange(0, 40), torch.arange(40, 60)
 UNITS = [f"prompt {i // 2}" for i in range(60)]

@@ -15,7 +15,7 @@ from steerdit.steering.errors import SteeringError
 from steerdit.steering.flow.localise import Selection, localise
 from steerdit.steering.flow.morphology import dilated
 from steerdit.steering.flow.score import ScoreKind
-from steerdit.training.localisation import (
+from steerdit.training.flows.localisation import (
     Scored,
     calibrate,
     intersection_over_union,

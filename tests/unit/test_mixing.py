@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from steerdit.steering import SteeringError
+from steerdit.training.contrasts.probe import fit_probe
 from steerdit.training.dictionaries import job
 from steerdit.training.dictionaries.config import TrainingConfig
 from steerdit.training.dictionaries.data import of_recording
 from steerdit.training.dictionaries.job import Job
+from steerdit.training.dictionaries.mixing import crossing_tokens, with_tokens
 from steerdit.training.dictionaries.training import Stopped, train
-from steerdit.training.mixing import crossing_tokens, with_tokens
-from steerdit.training.probe import fit_probe
 
 from .planted import AXES, SITE, WIDTH, prompts, recording
 

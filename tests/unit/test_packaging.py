@@ -123,8 +123,8 @@ def test_the_registry_s_package_imports(tmp_path: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / path).read_bytes())
     program = (
-        "import steerdit, steerdit.__main__, steerdit.steering, steerdit.delivery.manifest, steerdit.training.gates; "
-        "print(steerdit.__file__)"
+        "import steerdit, steerdit.__main__, steerdit.steering, steerdit.delivery.manifest; "
+        "import steerdit.training.gates.thresholds; print(steerdit.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -14,9 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerdit.steering import Site, SteeringError
-from steerdit.training.alignment import linear_cka, mean_cosine, semantic_alignment, spearman, stability
-from steerdit.training.routing import PUBLISHED, Candidate, Terms, Weights, agreement, best_sites, rank, table
-from steerdit.training.sample_means import (
+from steerdit.training.routing.alignment import (
+    linear_cka,
+    mean_cosine,
+    semantic_alignment,
+    spearman,
+    stability,
+)
+from steerdit.training.routing.ranking import (
+    PUBLISHED,
+    Candidate,
+    Terms,
+    Weights,
+    agreement,
+    best_sites,
+    rank,
+    table,
+)
+from steerdit.training.routing.sample_means import (
     by_pair,
     cases_of,
     pair_differences,

@@ -22,7 +22,7 @@ from steerdit.benchmarks.safedig.settings import Sizes
 from steerdit.benchmarks.safedig.sharing import without
 from steerdit.benchmarks.safedig.store import Budget, OutOfTime, Store
 from steerdit.steering.sites import Site
-from steerdit.training.routing import Candidate, Terms, rank
+from steerdit.training.routing.ranking import Candidate, Terms, rank
 
 from .recordings import recording
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from steerdit.evaluation.rates import wilson
 from steerdit.steering import SteeringError
-from steerdit.training.codes import coded
-from steerdit.training.held_out import qualities, split, units
-from steerdit.training.maxima import Maxima
-from steerdit.training.scores import Activity, measure_activity, select
+from steerdit.training.latents.codes import coded
+from steerdit.training.latents.maxima import Maxima
+from steerdit.training.selection.held_out import qualities, split, units
+from steerdit.training.selection.scores import Activity, measure_activity, select
 
 CONCEPTS = ("weapons", "alcohol", "rest")
 

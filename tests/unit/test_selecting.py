@@ -12,16 +12,16 @@ from steerdit.steering import Site, SteeringError
 from steerdit.steering.formats.bundle import open_bundle
 from steerdit.steering.gates import Gate, GateKind
 from steerdit.steering.sae import SelectedLatents
-from steerdit.training.adaptation_terms import AdaptationConfig
+from steerdit.training.adaptation.domains import adapt_sae
+from steerdit.training.adaptation.terms import AdaptationConfig
 from steerdit.training.assembling import Part, write_parts
-from steerdit.training.browsing import top_samples
-from steerdit.training.codes import some_latents
 from steerdit.training.dictionaries.result import read_trained, write_trained
-from steerdit.training.domains import adapt_sae
-from steerdit.training.gate_weights import weighed
+from steerdit.training.gates.sites import calibrate_site
+from steerdit.training.gates.weights import weighed
+from steerdit.training.latents.codes import some_latents
 from steerdit.training.recordings import Recording
-from steerdit.training.selecting import Selection, SelectionRule, select_latents
-from steerdit.training.site_gates import calibrate_site
+from steerdit.training.selection.browsing import top_samples
+from steerdit.training.selection.choosing import Selection, SelectionRule, select_latents
 
 from .planted import AXES, SITE, WIDTH, autoencoder, prompts, recording
 

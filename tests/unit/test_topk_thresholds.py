@@ -17,7 +17,7 @@ from steerdit.steering.competition import rule_at
 from steerdit.steering.formats.bundle import Bundle, open_bundle
 from steerdit.steering.formats.header import Base, BundleHeader, Made
 from steerdit.steering.formats.writing import write_bundle
-from steerdit.training.topk_thresholds import (
+from steerdit.training.dictionaries.topk_thresholds import (
     BINS,
     RECIPE,
     thresholds_at,

@@ -19,7 +19,6 @@ from ...steering.formats.fields import LICENSE, SHA256, Field, parse_json
 from ...steering.formats.whole import whole_file
 from ...steering.sites import Site
 from ..alone import alone
-from ..mixing import crossing_tokens, with_tokens
 from ..recordings.manifest import FILE as MANIFEST
 from ..recordings.manifest import LABELS
 from ..recordings.reader import Recording, open_recording
@@ -27,6 +26,7 @@ from .checkpoint import tidy
 from .config import TrainingConfig
 from .data import of_recording
 from .journal import Line
+from .mixing import crossing_tokens, with_tokens
 from .ranks import ALONE, Ranks
 from .result import Origin, TrainedSAE, read_trained, write_trained
 from .training import never, train

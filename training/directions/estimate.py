@@ -20,8 +20,8 @@ from torch import Tensor
 from ...steering.directions import DirectionSet
 from ...steering.errors import SteeringError
 from ...steering.formats.directions import GLOBAL, Direction, DirectionSite, Encoder
-from ..counterfactuals import cross
-from ..probe import fit_probe
+from ..contrasts.counterfactuals import cross
+from ..contrasts.probe import fit_probe
 from .pairs import PromptPairs
 from .sources import HiddenStates, Layer, Progress, token_means
 
@@ -115,7 +115,9 @@ def estimate(
 
 
 def counterfactual_weights(unsafe: Tensor, safe: Tensor, pairs: PromptPairs) -> Tensor:
-    """CAT's importance of each pair (counterfactuals.py) from its token means (n, d) → (n), mean 1 in each category.
+    """CAT's importance of each pair (contrasts/counterfactuals.py) from its token means (n, d) → (n).
+
+    Its mean is 1 in each category.
 
     A pair counts more where the smallest change that a linear probe of its category takes for safe is a clear one.
     """

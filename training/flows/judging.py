@@ -18,8 +18,8 @@ from ...steering.flow.score import Detector, ScoreKind
 from ...steering.flow.watching import Seen
 from ...steering.formats.anchors import AnchorThreshold
 from ...steering.sites import Site
-from ..localisation import Scored, calibrate
 from .collecting import Marked, among, step_at
+from .localisation import Scored, calibrate
 from .samples import Progress, Sampler
 
 COVERED = 0.9

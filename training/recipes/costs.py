@@ -16,8 +16,8 @@ from ..recordings.manifest import Manifest, ModelFingerprint, Settings
 from ..recordings.plan import TokenPlan
 from ..recordings.reader import BUFFER
 from ..recordings.writer import shard_bytes, size
-from ..routing import OPERATORS
-from ..selecting import MOST_BYTES
+from ..routing.ranking import OPERATORS
+from ..selection.choosing import MOST_BYTES
 from .architectures import Architecture, architecture_of
 from .lists import CALIBRATION, TARGET, TRAINING, Lists, read_lists
 from .recipe import BOTH, ROUTED, Recipe

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...steering.errors import SteeringError
-from ..domains import LESSONS
-from ..held_out import split
+from ..adaptation.domains import LESSONS
 from ..recordings import PromptRow, read_prompts
-from ..selecting import METHODS, UNNAMED
+from ..selection.choosing import METHODS, UNNAMED
+from ..selection.held_out import split
 from .recipe import ROUTED, Recipe
 
 TRAINING, CALIBRATION, TARGET = "training", "calibration", "target"

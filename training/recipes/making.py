@@ -16,16 +16,16 @@ from ...steering.errors import SteeringError
 from ...steering.formats.bundle import Bundle, open_bundle
 from ...steering.formats.header import Base
 from ...steering.sites import Site, select_categories, select_sites
+from ..adaptation.domains import adapt_sae
 from ..assembling import Part, write_parts
 from ..dictionaries import job, process
 from ..dictionaries.ranks import chosen_device
 from ..dictionaries.result import TrainedSAE, read_trained, write_trained
-from ..domains import adapt_sae
-from ..gate_weights import weighed
+from ..gates.sites import calibrate_site
+from ..gates.weights import weighed
 from ..recordings import PromptRow, Recording, open_recording
 from ..recordings.manifest import FILE as MANIFEST
-from ..selecting import select_latents
-from ..site_gates import calibrate_site
+from ..selection.choosing import select_latents
 from .lists import CALIBRATION, TARGET, TRAINING, Lists
 from .recipe import CROSSING, ROUTED, SELECTED, Recipe
 from .work import Work, categories_of, file_identity, key

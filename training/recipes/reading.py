@@ -11,14 +11,14 @@ from typing import Any
 
 from ...steering.errors import SteeringError
 from ...steering.formats.fields import LICENSE, Field
-from ..adaptation_terms import AdaptationConfig
+from ..adaptation.domains import LESSONS
+from ..adaptation.domains import METHODS as ADAPTATIONS
+from ..adaptation.terms import AdaptationConfig
 from ..dictionaries.config import TrainingConfig, parse_toml, read_table
-from ..domains import LESSONS
-from ..domains import METHODS as ADAPTATIONS
-from ..gates import GateRule
+from ..gates.thresholds import GateRule
 from ..recordings.manifest import DTYPES, LABELS
-from ..routing import OPERATORS, Weights
-from ..selecting import METHODS, SelectionRule
+from ..routing.ranking import OPERATORS, Weights
+from ..selection.choosing import METHODS, SelectionRule
 from .recipe import (
     ALL,
     BOTH,

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..adaptation_terms import AdaptationConfig
+from ..adaptation.domains import LESSONS
+from ..adaptation.domains import METHODS as ADAPTATIONS
+from ..adaptation.terms import AdaptationConfig
 from ..dictionaries.config import TrainingConfig
-from ..domains import LESSONS
-from ..domains import METHODS as ADAPTATIONS
-from ..gates import GateRule
-from ..routing import Weights
-from ..selecting import SelectionRule
+from ..gates.thresholds import GateRule
+from ..routing.ranking import Weights
+from ..selection.choosing import SelectionRule
 
 ROUTED = "routed"
 BOTH = "both"

@@ -13,7 +13,7 @@ from ...host import headless
 from ...steering.errors import SteeringError
 from ...steering.sites import select_sites
 from ..recordings import PromptRow, Recording, Settings, samples_of
-from ..routing import OPERATORS, best_sites, rank, table
+from ..routing.ranking import OPERATORS, best_sites, rank, table
 from .making import Cancelled, Course
 from .recipe import BOTH, Recipe
 from .work import Work
@@ -66,8 +66,8 @@ class InHost:
     def route(self, recording: Recording, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """The best sites, and the table of all candidates. ``progress`` may raise to stop."""
         model, encoder = self._both()
-        from ..candidates import measure
-        from ..resampling import Resampler
+        from ..recordings.resampling import Resampler
+        from ..routing.candidates import measure
 
         said, weights = self.recipe.route, self.recipe.weights
         measured = measure(

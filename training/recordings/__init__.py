@@ -1,6 +1,7 @@
 """Recordings: the activations of a model on disk, with what was said, when and where they were seen.
 
-A recording is a folder of safetensors shards and a manifest. Nothing here knows the host; `run.py` alone records.
+A recording is a folder of safetensors shards and a manifest. Only run.py, which records, and resampling.py, which makes
+its samples again, know the host.
 """
 
 from __future__ import annotations

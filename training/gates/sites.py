@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..steering.formats.header import Category
-from ..steering.sites import Site
-from .codes import Dictionary, Encode, coded, heard, some_latents
-from .counterfactuals import cross
-from .gates import GateRule, calibrate, described, measure_scores, member_weights
-from .held_out import units
-from .probe import fit_probe
-from .recordings import Recording
-from .selecting import category_of, pairs_of, require_fitting
+from ...steering.formats.header import Category
+from ...steering.sites import Site
+from ..contrasts.counterfactuals import cross
+from ..contrasts.probe import fit_probe
+from ..latents.codes import Dictionary, Encode, coded, heard, some_latents
+from ..recordings import Recording
+from ..selection.choosing import category_of, pairs_of, require_fitting
+from ..selection.held_out import units
+from .thresholds import GateRule, calibrate, described, measure_scores, member_weights
 
 
 def calibrate_site(
@@ -35,7 +35,7 @@ def calibrate_site(
     by: a gate that is set on what was learnt is set too high.
 
     Args:
-        weights: of each category's latents, as gate_weights.py fits them; None is 1 for each.
+        weights: of each category's latents, as weights.py fits them; None is 1 for each.
         at_crossing: thresholds where counterfactual tokens cross the boundary of a probe, instead of by quantiles.
         progress: hears how many tokens were read since.
 

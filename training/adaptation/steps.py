@@ -1,4 +1,4 @@
-"""Adapts a decoder to a target domain while its encoder stays as it is, by Adam on the loss of adaptation_terms.py.
+"""Adapts a decoder to a target domain while its encoder stays as it is, by Adam on the loss of terms.py.
 
 Memory holds a batch and three tables of the decoder's size, whatever the recordings' size.
 """
@@ -16,11 +16,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from .adaptation_terms import AdaptationConfig, Examples, Losses, frozen_rows, terms
-from .codes import Dictionary
-from .dictionaries.adam import Adam
-from .dictionaries.checkpoint import Progress, load, save
+from ...steering.errors import SteeringError
+from ..dictionaries.adam import Adam
+from ..dictionaries.checkpoint import Progress, load, save
+from ..latents.codes import Dictionary
+from .terms import AdaptationConfig, Examples, Losses, frozen_rows, terms
 
 ENCODER = ("encoder", "encoder_bias", "threshold", "decoder_bias")
 """What the encoder is made of: none of it may change."""

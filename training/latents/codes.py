@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .. import kernels
-from ..steering.errors import SteeringError
+from ... import kernels
+from ...steering.errors import SteeringError
 
 Rows = TypeVar("Rows", bound="TokenRows")
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..evaluation.rates import Rate, rate
-from ..evaluation.roc import area_under_roc
-from ..steering.errors import SteeringError
-from ..steering.flow.localise import GENERATION, WHOLE, Selection, localise
-from ..steering.flow.score import ScoreKind
-from ..steering.formats.anchors import AnchorThreshold
-from ..steering.formats.categories import RateRecord
+from ...evaluation.rates import Rate, rate
+from ...evaluation.roc import area_under_roc
+from ...steering.errors import SteeringError
+from ...steering.flow.localise import GENERATION, WHOLE, Selection, localise
+from ...steering.flow.score import ScoreKind
+from ...steering.formats.anchors import AnchorThreshold
+from ...steering.formats.categories import RateRecord
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from .codes import Coded
+from ...steering.errors import SteeringError
+from ..latents.codes import Coded
 
 
 class ConceptScores(NamedTuple):

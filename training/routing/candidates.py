@@ -1,4 +1,4 @@
-"""Measures the terms of routing.py for candidate sites and operators of a recorded model.
+"""Measures the terms of ranking.py for candidate sites and operators of a recorded model.
 
 Everything but the cost comes from the recording, the prompts and the model's predicted clean latents; the cost comes
 from sampling benign prompts with each operator at each site, over dictionaries of one latent (one_latent.py).
@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..host.attach import attach
-from ..steering.errors import SteeringError
-from ..steering.modifiers import Modifier
-from ..steering.plan import Entry
-from ..steering.sites import Site
+from ...host.attach import attach
+from ...steering.errors import SteeringError
+from ...steering.modifiers import Modifier
+from ...steering.plan import Entry
+from ...steering.sites import Site
+from ..recordings import Recording
+from ..recordings.resampling import Resampler
 from .alignment import linear_cka, semantic_alignment, stability
 from .one_latent import Contrast, dictionary, modifier
-from .recordings import Recording
-from .resampling import Resampler
-from .routing import OPERATORS, PUBLISHED, Candidate, Terms, Weights
+from .ranking import OPERATORS, PUBLISHED, Candidate, Terms, Weights
 from .sample_means import (
     Cases,
     Differences,

@@ -1,7 +1,8 @@
 """Chooses the latents of a trained autoencoder that stand for each risk category, and judges them on held-out prompts.
 
 Two selectors: SAeUron's score per noise level (scores.py), and the latents that flip inside the minimal counterfactual
-segment (counterfactuals.py). Both choose on one part of the prompts and are judged on the other, pairs kept together.
+segment (contrasts/counterfactuals.py). Both choose on one part of the prompts and are judged on the other, pairs kept
+together.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from ..steering.sites import Site
-from . import counterfactuals as cat
-from .codes import Dictionary, coded, heard, some_latents
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
+from ..contrasts import counterfactuals as cat
+from ..contrasts.probe import fit_probe
+from ..contrasts.separation import Comparison, compare
+from ..latents.codes import Dictionary, coded, heard, some_latents
+from ..latents.maxima import Maxima
+from ..recordings import Pairs, Recording, Sample
 from .held_out import Quality, qualities, split
-from .maxima import Maxima
-from .probe import fit_probe
-from .recordings import Pairs, Recording, Sample
 from .scores import measure_activity, select
-from .separation import Comparison, compare
 
 METHODS = ("score", "flips")
 UNNAMED = "unsafe"
@@ -71,7 +72,7 @@ class Selection:
     directions: Mapping[str, Comparison] = dataclasses.field(default_factory=dict[str, Comparison])
     """flips: the counterfactual direction beside the plain difference in means."""
     weights: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict[str, tuple[float, ...]])
-    """By category, what each of its latents weighs in a gate (gate_weights.py); empty: all the same."""
+    """By category, what each of its latents weighs in a gate (gates/weights.py); empty: all the same."""
 
     @property
     def union(self) -> tuple[int, ...]:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..steering.sites import Site
-from .codes import Coded, Dictionary, coded, heard, some_latents
-from .recordings import Recording
-from .selecting import require_fitting
+from ...steering.sites import Site
+from ..latents.codes import Coded, Dictionary, coded, heard, some_latents
+from ..recordings import Recording
+from .choosing import require_fitting
 
 
 class Peak(NamedTuple):

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from .codes import Encode, require_finite
+from ...steering.errors import SteeringError
+from ..latents.codes import Encode, require_finite
 from .probe import Probe
 
 ROWS = 4096

@@ -11,17 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from ..steering.sites import Site
-from .adaptation import Stream, adapt, identity_of, judged
-from .adaptation_terms import AdaptationConfig, Examples, Losses, solve
-from .alone import alone
-from .assembling import origin_of
-from .dictionaries.checkpoint import tidy
-from .dictionaries.job import digest_of
-from .dictionaries.result import TrainedSAE
-from .recordings import Pairs, Recording
-from .selecting import MOST_BYTES, category_of, require_fitting
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
+from ..alone import alone
+from ..assembling import origin_of
+from ..dictionaries.checkpoint import tidy
+from ..dictionaries.job import digest_of
+from ..dictionaries.result import TrainedSAE
+from ..recordings import Pairs, Recording
+from ..selection.choosing import MOST_BYTES, category_of, require_fitting
+from .steps import Stream, adapt, identity_of, judged
+from .terms import AdaptationConfig, Examples, Losses, solve
 
 SAFE_SIDE = ("safe", "benign")
 LESSONS = ("pairs", "safe side")

@@ -11,14 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from ..steering.sites import Site
-from .counterfactuals import both_sides, cross
-from .dictionaries.config import TrainingConfig
-from .dictionaries.data import Data, held_out
-from .probe import fit_probe
-from .recordings import Recording
-from .selecting import category_of, pairs_of
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
+from ..contrasts.counterfactuals import both_sides, cross
+from ..contrasts.probe import fit_probe
+from ..recordings import Recording
+from ..selection.choosing import category_of, pairs_of
+from .config import TrainingConfig
+from .data import Data, held_out
 
 
 def crossing_tokens(recording: Recording, site: Site, config: TrainingConfig, step: float = 0.1) -> Tensor:

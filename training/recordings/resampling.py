@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..host.attach import diffusion_model
-from ..host.families import family_of
-from ..host.fingerprint import fingerprint
-from ..host.sampling import noise_levels, sample_prompts, sampling_for
-from ..steering.errors import SteeringError
-from .recordings import Recording
-from .recordings.run import Encoder
+from ...host.attach import diffusion_model
+from ...host.families import family_of
+from ...host.fingerprint import fingerprint
+from ...host.sampling import noise_levels, sample_prompts, sampling_for
+from ...steering.errors import SteeringError
+from .reader import Recording
+from .run import Encoder
 
 
 class Resampler:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
+from ...steering.errors import SteeringError
 
 
 class UpperTail:

@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..evaluation.rates import Rate, wilson
-from ..steering.errors import SteeringError
-from .maxima import Maxima
+from ...evaluation.rates import Rate, wilson
+from ...steering.errors import SteeringError
+from ..latents.maxima import Maxima
 
 UNSAFE = "unsafe"
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from ..steering.formats.bundle import Bundle
-from ..steering.formats.header import Made
-from ..steering.formats.rows import OpenContainer
-from ..steering.formats.writing import write_bundle
-from ..steering.sae import SelectedLatents
-from ..steering.sites import Site
-from .codes import require_finite
+from ...steering.errors import SteeringError
+from ...steering.formats.bundle import Bundle
+from ...steering.formats.header import Made
+from ...steering.formats.rows import OpenContainer
+from ...steering.formats.writing import write_bundle
+from ...steering.sae import SelectedLatents
+from ...steering.sites import Site
+from ..latents.codes import require_finite
 
 BINS = 256
 LEAST = 16

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from .codes import Dictionary, require_finite
+from ...steering.errors import SteeringError
+from ..latents.codes import Dictionary, require_finite
 
 MOST_SOLVED = 8192
 """Latents at most in the closed form, which holds their moments twice in float64."""

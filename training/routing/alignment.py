@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..steering.errors import SteeringError
-from .codes import require_finite
+from ...steering.errors import SteeringError
+from ..latents.codes import require_finite
 
 
 def spearman(x: Tensor, y: Tensor) -> float:

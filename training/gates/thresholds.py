@@ -1,6 +1,8 @@
 """Gates of risk categories from benign and unsafe recordings: thresholds, and what they should cost and catch.
 
-    s_c = Σ_{f ∈ H_c} w_f z_f at a token;   the image gate sees the highest of a sample, the token gate each (gates.py)
+    s_c = Σ_{f ∈ H_c} w_f z_f at a token
+
+The image gate sees the highest of a sample, the token gate each (steering/gates.py).
 
 The image threshold is the middle of the gap where unsafe samples lie above benign ones, otherwise the benign quantile
 with a margin, for a few hundred benign samples do not show the rarest. The token threshold is the quantile of benign
@@ -17,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..evaluation.rates import wilson
-from ..steering.errors import SteeringError
-from ..steering.formats.header import Category, GateThresholds, RateRecord
-from .codes import Coded
-from .maxima import Maxima
+from ...evaluation.rates import wilson
+from ...steering.errors import SteeringError
+from ...steering.formats.header import Category, GateThresholds, RateRecord
+from ..latents.codes import Coded
+from ..latents.maxima import Maxima
 from .tails import UpperTail
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..steering.errors import SteeringError
-from .codes import TokenRows, require_finite
+from ...steering.errors import SteeringError
+from ..latents.codes import TokenRows, require_finite
 
 
 class SampleMeans(NamedTuple):

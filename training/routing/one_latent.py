@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..steering.errors import SteeringError
-from ..steering.formats.bundle import LatentTensors
-from ..steering.formats.header import Category, GateThresholds, SaeSite
-from ..steering.gates import Gate, GateKind
-from ..steering.modifiers import Blend, Modifier, Repel
-from ..steering.sae import SelectedLatents
-from .codes import require_finite
+from ...steering.errors import SteeringError
+from ...steering.formats.bundle import LatentTensors
+from ...steering.formats.header import Category, GateThresholds, SaeSite
+from ...steering.gates import Gate, GateKind
+from ...steering.modifiers import Blend, Modifier, Repel
+from ...steering.sae import SelectedLatents
+from ..latents.codes import require_finite
 
 OPERATORS = {"repel": Repel, "blend": Blend}
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from ..steering.errors import SteeringError
-from ..steering.sites import Site
+from ...steering.errors import SteeringError
+from ...steering.sites import Site
 from .alignment import spearman
 
 OPERATORS = ("repel", "blend")

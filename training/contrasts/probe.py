@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..evaluation.rates import Rate, wilson
-from ..steering.errors import SteeringError
-from .codes import require_finite
+from ...evaluation.rates import Rate, wilson
+from ...steering.errors import SteeringError
+from ..latents.codes import require_finite
 
 ROWS = 4096
 """Rows that are in double precision at once."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..evaluation.rates import Rate
-from ..evaluation.roc import area_under_roc
+from ...evaluation.rates import Rate
+from ...evaluation.roc import area_under_roc
 from .counterfactuals import Directions, require_pairs
 
 

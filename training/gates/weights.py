@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..steering.sites import Site
-from .codes import Dictionary, coded, heard, some_latents
-from .recordings import Recording
-from .recordings.rows import taken
-from .selecting import Selection, category_of, require_fitting
+from ...steering.sites import Site
+from ..latents.codes import Dictionary, coded, heard, some_latents
+from ..recordings import Recording
+from ..recordings.rows import taken
+from ..selection.choosing import Selection, category_of, require_fitting
 
 MOST_TOKENS = 400_000
 """That are learnt from, of whole pictures."""
