@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = ask.parse_args(arguments)
     if args.device.type != "cpu":
         return cuda.main(["--device", str(args.device)])
-    sizes, rows, claims = TINY if args.tiny else Sizes(), Rows(), dict[str, Claim]()
+    sizes, rows, claims, holds = TINY if args.tiny else Sizes(), Rows(), dict[str, Claim](), True
     host = boot()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
@@ -65,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if letter in args.only:
                 found = measure(sizes, rows, Path(folder))
                 claims |= found
-                told(found, trial=args.tiny)
+                holds = told(found, trial=args.tiny) and holds
     if args.tiny or set(args.only) != set(CLAIMS):
-        return 0
+        return 0 if holds or args.tiny else 1
     found = versions("torch", "numpy", "triton", "sae-lens", "eai-sparsify", "dictionary-learning")
     machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     path = explained(sizes)
     write("kernels", claims, host=host, machine=machine, paths=path, rows=rows, seed=SEED, versions=found)
-    return 0
+    return 0 if holds else 1
 
 
 def explained(sizes: Sizes) -> list[str]:

@@ -11,6 +11,7 @@ sums of few of many directions of uneven frequency, with noise and a mean.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from .speed import drawn, measured, record, recorded
 SITE = "double.1.image"
 
 
-def main() -> None:
+def main() -> int:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that everything runs; not written"
@@ -74,8 +75,9 @@ def main() -> None:
             for name, of in (("f", training_kills.kills), ("f.adapt", adaptation_kills.kills)):
                 found, rows[name] = of(Path(made) / name, args.kills)
                 claims |= found
-    told(claims, trial=bool(args.tiny or args.steps))
-    if not (args.tiny or args.steps or args.only or args.columns):
+    trial = bool(args.tiny or args.steps)
+    holds = told(claims, trial=trial)
+    if not (trial or args.only or args.columns):
         found = versions("torch", "numpy", "sae-lens", "eai-sparsify", "dictionary-learning")
         machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
         source = args.recording.name if args.recording else "emoji-scenes-flux"
@@ -89,7 +91,8 @@ def main() -> None:
             host=host,
             versions=found,
         )
+    return 0 if holds or trial else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
