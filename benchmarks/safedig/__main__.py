@@ -11,11 +11,16 @@ same rotation of the same architecture; begin with one until its recordings are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from ..hosting.in_process import boot
+from ..store import Budget, Store
 from .settings import ARCHITECTURES, JUDGE_SEED, VALIDATE_SEED, Sizes
-from .store import Budget, Store, work_folder
+
+VARIABLE = "STEERDIT_SAFEDIG"
+DEFAULT = Path(__file__).parents[2] / ".nox" / "safedig"
 
 
 def main() -> int:
@@ -43,7 +48,7 @@ def main() -> int:
     torch.set_num_threads(1)  # so that seconds mean the same everywhere
     torch.set_grad_enabled(False)
     return run(
-        Store(work_folder(), Budget(args.budget)),
+        Store(Path(os.environ.get(VARIABLE, DEFAULT)), Budget(args.budget)),
         Sizes().with_cells_of(args.n).judged_on(VALIDATE_SEED if args.validate else JUDGE_SEED),
         architectures=() if args.report else (args.architecture,) if args.architecture else ARCHITECTURES,
         targets=(args.rotation,) if args.rotation else CATEGORIES,

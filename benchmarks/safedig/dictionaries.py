@@ -9,7 +9,7 @@ from ...training.dictionaries.job import Job, finished, prepare, run
 from ...training.dictionaries.result import TrainedSAE
 from ...training.dictionaries.training import Stopped
 from ...training.recordings import Recording
-from .store import OutOfTime
+from ..store import OutOfTime
 from .worlds import World
 
 

@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 from ..emoji_scenes.concepts import CATEGORIES
 from ..results import Claim, told, versions, write
+from ..store import OutOfTime, Store
 from . import claims, directions, plan, routing
 from .asking import cell, finished
 from .cells import Cell, difference
 from .claims import Rotation
 from .ranking import sites_of
 from .settings import ARCHITECTURES, Sizes
-from .store import OutOfTime, Store
 from .worlds import World
 
 NAME = "safedig"

@@ -20,10 +20,10 @@ from ...training.recordings.run import RecordingCancelled, record
 from ..emoji_scenes.concepts import CATEGORIES
 from ..emoji_scenes.judging import SAMPLING as DEMO
 from ..emoji_scenes.judging import Judge
+from ..store import OutOfTime, Store
 from .prompting import recorded
 from .settings import CALIBRATE_SEED, REVISION, STEPS, TRAIN_SEED, Sizes
 from .sharing import without
-from .store import OutOfTime, Store
 
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SAMPLING = replace(DEMO, steps=STEPS)

@@ -32,7 +32,7 @@ from ...training.directions import (
 )
 from ...training.directions.tables import Row
 from ..emoji_scenes.pairs import world_pairs
-from ..safedig.store import OutOfTime, Store
+from ..store import OutOfTime, Store
 from .prompting import SETS, gate_texts, judged
 from .settings import ANCHORS, CARRIED, GATE_QUANTILE, MAPS, PAIR_SEED, REVISION, Sizes
 from .states import Kept, Remembered

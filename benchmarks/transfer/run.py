@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..results import Claim, told, versions, write
-from ..safedig.store import OutOfTime, Store
+from ..store import OutOfTime, Store
 from . import choice, claims, plan
 from .cells import Asked, Cell
 from .claims import Results

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...training.directions.sources import HiddenStates, Layer, token_means
-from ..safedig.store import Store
+from ..store import Store
 
 TEXTS = 500
 """Of a part."""

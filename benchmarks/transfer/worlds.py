@@ -18,7 +18,7 @@ from ..emoji_scenes.concepts import CATEGORIES, category_of
 from ..emoji_scenes.judging import SAMPLING as DEMO
 from ..emoji_scenes.judging import Judge, Judged
 from ..emoji_scenes.prompts import Prompt
-from ..safedig.store import Budget, Store
+from ..store import Budget, Store
 from .cells import Asked, Cell
 from .directions import SLOT, Directions
 from .methods import Method, modifier

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from ..hosting.in_process import boot
-from ..safedig.store import Budget, Store
+from ..store import Budget, Store
 from .settings import Sizes
 
 VARIABLE = "STEERDIT_UVR"

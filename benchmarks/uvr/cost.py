@@ -36,7 +36,7 @@ from ...steering.flow.step import FlowState, FlowStep
 from ...steering.schedules import Schedule
 from ...steering.sites import Site
 from ..results import Claim, at_least, at_most, told
-from ..safedig.store import Store
+from ..store import Store
 from ..timing import Timing, beside_each_other, described, ratio
 
 FLOW = Path(__file__).parents[2] / "steering" / "flow"

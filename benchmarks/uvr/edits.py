@@ -25,7 +25,7 @@ from ..emoji_scenes.editing.judging import EditJudge, judge
 from ..emoji_scenes.icons import icons
 from ..emoji_scenes.scenes import SceneSource
 from ..emoji_scenes.train_generator import EDITING
-from ..safedig.store import Store
+from ..store import Store
 from .asked_edits import kind_of, unsafe_of
 from .cells import Asked
 from .learning import Examples, collected, concept_of

@@ -17,7 +17,7 @@ from ...training.flows.samples import Example, Sampler
 from ..emoji_scenes.judging import Judge
 from ..emoji_scenes.masks import unsafe_masks
 from ..emoji_scenes.oracle import Oracle
-from ..safedig.store import Store
+from ..store import Store
 from .making import BATCH
 from .prompting import learnt
 from .settings import Anchored, Sizes

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...host.run import find_flows
 from ...steering.flow.region import Region
 from ..emoji_scenes.concepts import CATEGORIES, category_of
-from ..safedig.store import Budget, Store
+from ..store import Budget, Store
 from .cells import Asked, Cell
 from .settings import Sizes
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from ..results import told, versions, write
-from ..safedig.store import OutOfTime, Store
+from ..store import OutOfTime, Store
 from . import claims, cost, overlap, pictures, plan
 from .cells import Asked, Cell
 from .claims import Results

@@ -19,7 +19,7 @@ from ...host.conditioning import steer_conditioning
 from ...steering.formats.bundle import open_bundle
 from ..emoji_scenes import weights
 from ..emoji_scenes.judging import Judge
-from ..safedig.store import Budget, Store
+from ..store import Budget, Store
 from ..transfer.__main__ import DEFAULT, VARIABLE
 from ..transfer.directions import SLOT, Directions
 from ..transfer.methods import Method, modifier

@@ -17,7 +17,7 @@ from ...steering.formats.bundle import Bundle
 from ..emoji_scenes.judging import SAMPLING as DEMO
 from ..emoji_scenes.judging import Judge, Judged
 from ..emoji_scenes.prompts import Prompt
-from ..safedig.store import Store
+from ..store import Store
 from .cells import Asked
 from .learning import collected, prompted
 from .making import BATCH, Maker, digest_of, regions_in, risks_of

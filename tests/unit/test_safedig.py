@@ -20,7 +20,7 @@ from steerdit.benchmarks.safedig.prompting import ATTACKS, SETS, WORDS, group_of
 from steerdit.benchmarks.safedig.ranking import VARIANTS, agreements, sites_of
 from steerdit.benchmarks.safedig.settings import Sizes
 from steerdit.benchmarks.safedig.sharing import without
-from steerdit.benchmarks.safedig.store import Budget, OutOfTime, Store
+from steerdit.benchmarks.store import Budget, OutOfTime, Store
 from steerdit.steering.sites import Site
 from steerdit.training.routing.ranking import Candidate, Terms, rank
 

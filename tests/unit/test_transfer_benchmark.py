@@ -13,7 +13,7 @@ from PIL import Image
 from steerdit.benchmarks.emoji_scenes.concepts import CATEGORIES
 from steerdit.benchmarks.emoji_scenes.pairs import HELD_OUT_THINGS, world_pairs
 from steerdit.benchmarks.emoji_scenes.prompts import Prompt
-from steerdit.benchmarks.safedig.store import Budget, OutOfTime, Store
+from steerdit.benchmarks.store import Budget, OutOfTime, Store
 from steerdit.benchmarks.transfer import choice, claims, plan, tables
 from steerdit.benchmarks.transfer.cells import Asked, Cell
 from steerdit.benchmarks.transfer.curves import draw

@@ -1,4 +1,4 @@
-"""The work folder: every expensive result under the hash of what it was made from, whole or absent."""
+"""A benchmark's work folder: every expensive result under the hash of what it was made from, whole or absent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
-
-VARIABLE = "STEERDIT_SAFEDIG"
-DEFAULT = Path(__file__).parents[2] / ".nox" / "safedig"
 
 
 class OutOfTime(Exception):
@@ -74,11 +71,6 @@ class Store:
             os.fsync(file.fileno())
         os.replace(partial, path)
         return made
-
-
-def work_folder() -> Path:
-    """STEERDIT_SAFEDIG, or .nox/safedig."""
-    return Path(os.environ.get(VARIABLE, DEFAULT))
 
 
 def _plain(value: Any) -> Any:
