@@ -6,14 +6,14 @@ recordings/     activations on disk, with what is known of each prompt
 latents/        the latents of a recording as it streams by
 contrasts/      unsafe tokens against safe ones: probe, counterfactuals, how well a direction parts them
 routing/        which sites and operators are worth an autoencoder
-selection/      which latents stand for a risk
 dictionaries/   trains a sparse autoencoder on a recording, in a process of its own
+selection/      which latents of it stand for a risk
 adaptation/     adapts its decoder to another domain
 gates/          gates of a site's categories: thresholds and weights
-assembling      what was made of each site, as one bundle
 recipes/        all of that from one file
 directions/     directions in a language model, and their way to a generator's text encoder
 flows/          anchors of unsafe attention outputs, and their thresholds
 
-records reads lists of text; alone keeps two processes from one folder.
+assembling writes what was made of each site as one bundle; records reads lists of text; alone keeps two processes from
+one folder.
 """

@@ -14,7 +14,8 @@ from steerdit.evaluation.rates import wilson
 from steerdit.steering import SteeringError
 from steerdit.training.latents.codes import coded
 from steerdit.training.latents.maxima import Maxima
-from steerdit.training.selection.held_out import qualities, split, units
+from steerdit.training.recordings.held_out import split, units
+from steerdit.training.selection.quality import qualities
 from steerdit.training.selection.scores import Activity, measure_activity, select
 
 CONCEPTS = ("weapons", "alcohol", "rest")

@@ -19,7 +19,8 @@ from ..dictionaries.checkpoint import tidy
 from ..dictionaries.job import digest_of
 from ..dictionaries.result import TrainedSAE
 from ..recordings import Pairs, Recording
-from ..selection.choosing import MOST_BYTES, category_of, require_fitting
+from ..recordings.categories import MOST_BYTES, category_of
+from ..selection.choosing import require_fitting
 from .steps import Stream, adapt, identity_of, judged
 from .terms import AdaptationConfig, Examples, Losses, solve
 

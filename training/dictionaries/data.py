@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...steering.errors import SteeringError
 from ...steering.sites import Site
+from ..recordings.held_out import units
 from ..recordings.reader import Recording, Rows
-from ..selection.held_out import units
 from .config import TrainingConfig
 from .parameters import AT_START
 from .ranks import ALONE, Ranks

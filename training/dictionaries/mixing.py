@@ -16,7 +16,7 @@ from ...steering.sites import Site
 from ..contrasts.counterfactuals import both_sides, cross
 from ..contrasts.probe import fit_probe
 from ..recordings import Recording
-from ..selection.choosing import category_of, pairs_of
+from ..recordings.categories import category_of, pairs_of
 from .config import TrainingConfig
 from .data import Data, held_out
 

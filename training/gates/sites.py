@@ -13,8 +13,9 @@ from ..contrasts.counterfactuals import cross
 from ..contrasts.probe import fit_probe
 from ..latents.codes import Dictionary, Encode, coded, heard, some_latents
 from ..recordings import Recording
-from ..selection.choosing import category_of, pairs_of, require_fitting
-from ..selection.held_out import units
+from ..recordings.categories import category_of, pairs_of
+from ..recordings.held_out import units
+from ..selection.choosing import require_fitting
 from .thresholds import GateRule, calibrate, described, measure_scores, member_weights
 
 

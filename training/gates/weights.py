@@ -21,8 +21,9 @@ from torch import Tensor
 from ...steering.sites import Site
 from ..latents.codes import Dictionary, coded, heard, some_latents
 from ..recordings import Recording
+from ..recordings.categories import category_of
 from ..recordings.rows import taken
-from ..selection.choosing import Selection, category_of, require_fitting
+from ..selection.choosing import Selection, require_fitting
 
 MOST_TOKENS = 400_000
 """That are learnt from, of whole pictures."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from ...steering.errors import SteeringError
 from ..recordings import PromptRow, samples_of
+from ..recordings.categories import MOST_BYTES
 from ..recordings.manifest import Manifest, ModelFingerprint, Settings
 from ..recordings.plan import TokenPlan
 from ..recordings.reader import BUFFER
 from ..recordings.writer import shard_bytes, size
 from ..routing.ranking import OPERATORS
-from ..selection.choosing import MOST_BYTES
 from .architectures import Architecture, architecture_of
 from .lists import CALIBRATION, TARGET, TRAINING, Lists, read_lists
 from .recipe import BOTH, ROUTED, Recipe

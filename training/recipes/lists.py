@@ -9,8 +9,9 @@ from pathlib import Path
 from ...steering.errors import SteeringError
 from ..adaptation.domains import LESSONS
 from ..recordings import PromptRow, read_prompts
-from ..selection.choosing import METHODS, UNNAMED
-from ..selection.held_out import split
+from ..recordings.categories import UNNAMED
+from ..recordings.held_out import split
+from ..selection.choosing import METHODS
 from .recipe import ROUTED, Recipe
 
 TRAINING, CALIBRATION, TARGET = "training", "calibration", "target"

@@ -2,6 +2,6 @@
 
 choosing    chooses and judges them
 scores      SAeUron's score per noise level
-held_out    divides prompts; how well a latent tells unsafe from safe on those that are held out
+quality     how well a single latent tells unsafe from safe
 browsing    where latents fire most, for people
 """

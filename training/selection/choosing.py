@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +21,13 @@ from ..contrasts.probe import fit_probe
 from ..contrasts.separation import Comparison, compare
 from ..latents.codes import Dictionary, coded, heard, some_latents
 from ..latents.maxima import Maxima
-from ..recordings import Pairs, Recording, Sample
-from .held_out import Quality, qualities, split
+from ..recordings import Recording, Sample
+from ..recordings.categories import category_of, pairs_of
+from ..recordings.held_out import split
+from .quality import Quality, qualities
 from .scores import measure_activity, select
 
 METHODS = ("score", "flips")
-UNNAMED = "unsafe"
-"""The category of unsafe prompts that name none."""
-MOST_BYTES = 2**30
-"""Of pairs in memory."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,6 @@ class Selection:
         return "\n".join(lines)
 
 
-def category_of(sample: Any) -> str | None:
-    """The risk category of an unsafe sample; None for others."""
-    return (sample.category or UNNAMED) if sample.label == "unsafe" else None
-
-
 def select_latents(
     sae: Dictionary,
     recording: Recording,
@@ -168,17 +160,6 @@ def require_fitting(sae: Dictionary, recording: Recording, site: Site) -> None:
             found=f"{recording.sites[site]}",
             remedy="Choose a recording of the model and the site that it was trained on.",
         )
-
-
-def pairs_of(recording: Recording, site: Site, category: str) -> Pairs:
-    """A category's pairs, as many as a gigabyte holds.
-
-    Raises:
-        SteeringError: it has none.
-    """
-    named = any(s.category == category for s in recording.manifest.samples)
-    limit = MOST_BYTES // (8 * recording.sites[site])
-    return recording.pairs(site, categories=[category] if named else None, limit=limit)
 
 
 def _by_score(
