@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from ...training.dictionaries.parameters import start
 from ...training.dictionaries.trainer import Trainer
 from .. import peers
 
+FASTER = "ours_at_twice_the_rate"
 NEVER = 2**40
 """Tokens after which a latent would be dead: where no trainer is to spend time on dead ones."""
 
@@ -51,6 +52,15 @@ def ours(x: Tensor, config: TrainingConfig) -> Column:
         return (decode(codes, p.decoder, len(c)) + p.decoder_bias) / p.scale
 
     return Column(trainer.step, reconstruct)
+
+
+def ours_faster(x: Tensor, config: TrainingConfig) -> Column:
+    """Ours at twice the rate.
+
+    SAELens and dictionary_learning cut gradients down to length 1. Adam's steps do not shrink by that; what they do is
+    not to wait until the large gradients of the beginning are forgotten. So at one nominal rate their steps are larger.
+    """
+    return ours(x, replace(config, rate=2 * config.top_rate(x.shape[1])))
 
 
 def sparsify(x: Tensor, config: TrainingConfig) -> Column:
@@ -160,6 +170,7 @@ def dictionary_learning(x: Tensor, config: TrainingConfig) -> Column:
 
 COLUMNS: dict[str, Callable[[Tensor, TrainingConfig], Column]] = {
     "ours": ours,
+    FASTER: ours_faster,
     "sparsify": sparsify,
     "sae_lens": sae_lens,
     "dictionary_learning": dictionary_learning,
