@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,14 +30,17 @@ class Timing:
 def beside_each_other(columns: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
     """Times the columns in turns, so that whatever slows the machine for a while slows all of them.
 
-    One call of each goes before, unmeasured; one more measures memory.
+    Each round has an order of its own, the same in every run: what a column leaves (a hot processor, cold caches)
+    meets all others. One call of each goes before, unmeasured; one more measures memory.
     """
+    order, draw = list(columns), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in columns}
     peaks = {name: (run(), peak_bytes(run))[1] for name, run in columns.items()}
     for _ in range(rounds):
-        for name, run in columns.items():
+        draw.shuffle(order)
+        for name in order:
             began = time.perf_counter()
-            run()
+            columns[name]()
             seconds[name].append(time.perf_counter() - began)
     return {
         name: Timing(statistics.median(each), *_quartiles(each), rounds=rounds, peak_bytes=peaks[name])
