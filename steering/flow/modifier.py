@@ -292,10 +292,9 @@ def _warnings(whole: Sequence[Detector], where: str) -> tuple[str, ...]:
     if not whole:
         return ()
     named = ", ".join(f"{detector.threshold:g} of {detector.concept}" for detector in whole)
-    said = f"The threshold {named} marks" if len(whole) == 1 else f"The thresholds {named} mark"
     return (
-        f"{said} the whole picture at {where}: nothing safe is left that it could be told from. Calibrate again, or "
-        "give a higher one.",
+        f"The whole picture is marked at {where} by the threshold {named}: nothing safe is left that it could be told "
+        "from. Calibrate again, or give a higher one.",
     )
 
 

@@ -308,7 +308,7 @@ def test_a_threshold_that_marks_everything_is_told(tmp_path: Path) -> None:
     found = sample(model, *prompts("flux"), start("flux"))
     *_, table = FlowMaskNode.execute(samples={"samples": found}).args
     assert "warning: " in table
-    assert "marks the whole picture" in table
+    assert "The whole picture is marked" in table
 
 
 def test_restricted_at_no_step_it_looks_all_the_same(tmp_path: Path) -> None:

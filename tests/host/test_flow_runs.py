@@ -168,7 +168,7 @@ def test_a_threshold_that_marks_everything_is_told_once(
 ) -> None:
     model = found_in("flux", model_of("flux", tmp_path), tmp_path, threshold="given", threshold_value=-1e6)
     sample(model, *prompts("flux"), start("flux", 2), cfg=3.0, steps=4)
-    assert len([one for one in caplog.messages if "marks the whole picture" in one]) == 1
+    assert len([one for one in caplog.messages if "The whole picture is marked" in one]) == 1
 
 
 @pytest.mark.parametrize("tasks", [("editing", "editing"), ("generation", "editing"), ("both", "generation")])

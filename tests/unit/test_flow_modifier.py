@@ -180,12 +180,12 @@ def test_a_threshold_that_marks_everything_is_told() -> None:
         flows.attend, *visit([MARKED]), flows.step(LAYOUT, observe=seen.append)
     )
     (warning,) = seen[0].warnings
-    assert warning.startswith("The threshold -1000 of blade marks the whole picture at single.1.attention")
+    assert warning.startswith("The whole picture is marked at single.1.attention")
     restriction(detectors=(detector(-1e3), replace(detector(-2e3), concept="blood")))(
         flows.attend, *visit([MARKED]), flows.step(LAYOUT, observe=seen.append)
     )
     (warning,) = seen[1].warnings
-    assert warning.startswith("The thresholds -1000 of blade, -2000 of blood mark the whole picture at")
+    assert "by the threshold -1000 of blade, -2000 of blood: nothing safe is left" in warning
 
 
 def test_the_call_of_a_shared_object_changes_nothing_in_it() -> None:
