@@ -30,7 +30,7 @@ class Timing:
 def beside_each_other(columns: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
     """Times the columns in turns, so that whatever slows the machine for a while slows all of them.
 
-    Each round has an order of its own, the same in every run: what a column leaves (a hot processor, cold caches)
+    The order is drawn anew for each round, alike in every run: what a column leaves (a hot processor, cold caches)
     meets all others. One call of each goes before, unmeasured; one more measures memory.
     """
     order, draw = list(columns), random.Random(0)

@@ -230,10 +230,11 @@ def _pictures(folder: Path, mode: str, expected: str, remedy: str) -> Any:
 
 
 def save_picture(picture: Any, path: Path) -> None:
-    """Writes a picture (1, H, W, 3) of values from 0 to 1."""
+    """Writes a picture (1, H, W, 3) of values from 0 to 1; Qwen-Image's VAE gives (1, 1, H, W, 3)."""
     from PIL import Image
 
-    Image.fromarray((picture[0, ..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()).save(path)
+    flat = picture.reshape(-1, *picture.shape[-3:])
+    Image.fromarray((flat[0, ..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()).save(path)
 
 
 def _shown(what: str) -> Any:

@@ -39,7 +39,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="beside --diffusion-model; give each once",
     )
     model.add_argument(
-        "--clip-type", default="flux", help="of the text encoders: flux, sd3, qwen_image (default: %(default)s)"
+        "--clip-type",
+        default="flux",
+        help="of the text encoders: flux, sd3, qwen_image (default: %(default)s)",
     )
 
 

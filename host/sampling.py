@@ -90,11 +90,23 @@ Encoded = tuple[Tensor, "Tensor | None"]
 
 
 def encode_prompts(clip: Any, prompts: Sequence[str]) -> list[Encoded]:
-    """The states of each prompt, by the host's CLIP object."""
+    """The states of each prompt, by the host's CLIP object.
+
+    Raises:
+        SteeringError: the text encoder hides some tokens from the model, which a batch of prompts cannot.
+    """
     known: dict[str, Encoded] = {}
     for prompt in prompts:
         if prompt not in known:
             tokens, extra = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0]
+            seen = extra.get("attention_mask")
+            if seen is not None and not bool(torch.as_tensor(seen).all()):
+                raise SteeringError(
+                    "text encoder",
+                    expected="tokens that the model sees, all of them",
+                    found=f"an attention mask that hides some of {prompt[:60]!r}",
+                    remedy="Use the text encoder that ComfyUI loads for this model, without padding.",
+                )
             known[prompt] = tokens, extra.get("pooled_output")
     return [known[prompt] for prompt in prompts]
 

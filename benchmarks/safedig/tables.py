@@ -27,6 +27,8 @@ def summary(found: dict[str, Any]) -> list[str]:
     for name, of in found["rotations"].items():
         if all(cell in of["cells"] for cell, _ in SUMMARY.values()):
             columns.setdefault(name.split(".")[0], []).append(of["cells"])
+    if not columns:
+        return []
     lines = _head("", [f"{name}, {len(own)} categories held out in turn" for name, own in columns.items()])
     for said, (cell, key) in SUMMARY.items():
         means = (fmean(cells[cell][key]["value"] for cells in own) for own in columns.values())
@@ -50,18 +52,27 @@ def attacks(found: dict[str, Any]) -> list[str]:
 
 
 def routing(found: dict[str, Any]) -> list[str]:
-    """How well each variant of R says what was gained: Spearman, and whether its first is in the best quarter."""
+    """How well each variant of R says what was gained: Spearman, and whether its first is in the best quarter.
+
+    Means over the rotations of an architecture come last.
+    """
     rotations = {
         name: of["routing"]["variants"]
         for name, of in found["rotations"].items()
         if of["routing"].get("variants")
     }
-    lines = _head("weights of R", list(rotations))
+    architectures = list(dict.fromkeys(name.split(".")[0] for name in rotations))
+    lines = _head("weights of R", [*rotations, *(f"{name}, mean" for name in architectures)])
     for variant in dict.fromkeys(name for of in rotations.values() for name in of):
-        cells = (
+        cells = [
             f"{of[variant]['spearman']:.2f}{'' if of[variant]['top_in_best_quarter'] else ', first outside'}"
             for of in rotations.values()
-        )
+        ]
+        for own in architectures:
+            found_there = [
+                of[variant]["spearman"] for name, of in rotations.items() if name.split(".")[0] == own
+            ]
+            cells.append(f"{fmean(found_there):.2f}")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return lines
 

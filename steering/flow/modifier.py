@@ -193,8 +193,11 @@ class RestrictFlow:
             # Where anything was restricted the tensor is our own; else it is the host's.
             out = noise(out if any(groups) else out.clone())
         step.acted[self] = Acted(groups, self.renormalise, self.heads, noise)
-        # Renormalised weights make averages of values, which their dtype holds; a mask may leave nothing to average.
-        if not self.renormalise or noise is not None or earlier or step.mask is not None:
+        # On the CPU, where looking costs a hundredth: groups that are renormalised get averages of values, which their
+        # dtype holds unless the model itself has overflowed. A mask may leave nothing to average, and queries that are
+        # made wider for DIMENSIONS may overflow.
+        averages = self.renormalise and self.way is Way.GROUPS and step.mask is None
+        if out.device.type != "cpu" or not averages or noise is not None or earlier:
             _require_held(out, groups, step)
         return out
 
@@ -291,10 +294,10 @@ def _warnings(whole: Sequence[Detector], where: str) -> tuple[str, ...]:
     """What to tell of detectors that mark all of a picture."""
     if not whole:
         return ()
-    named = ", ".join(f"{detector.threshold:g} of {detector.concept}" for detector in whole)
+    named = ", ".join(f"{detector.concept} ({detector.threshold:g})" for detector in whole)
     return (
-        f"The whole picture is marked at {where} by the threshold {named}: nothing safe is left that it could be told "
-        "from. Calibrate again, or give a higher one.",
+        f"The whole picture is marked at {where} by the threshold of {named}: nothing safe is left that it could be "
+        "told from. Calibrate again, or give a higher one.",
     )
 
 

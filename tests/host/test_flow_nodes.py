@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from steerdit.host.sampling import encode_prompts
 from steerdit.nodes.anchors import CollectAnchorsNode, SamplePromptsNode
 from steerdit.nodes.attention_flow import AttentionFlowNode
 from steerdit.nodes.flow import RestrictFlowNode
@@ -229,13 +230,35 @@ def test_prompts_that_edit_see_their_references(count: int, tmp_path: Path) -> N
         assert torch.allclose(made[number], alone, atol=1e-4)
 
 
-def test_references_that_do_not_belong_to_the_prompts(tmp_path: Path) -> None:
-    for family, count, told in (("flux", 4, "expected 6 latents"), ("qwen_image", 1, "found qwen_image")):
-        with pytest.raises(SteeringError, match=told):
-            SamplePromptsNode.execute(
-                model=model_of(family, tmp_path), clip=Clip(family), prompts=ROWS,
-                references={"samples": torch.zeros(count, 16, 8, 8)}, **SAMPLED,
-            )  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "latents", "told"),
+    [
+        ("flux", torch.zeros(4, 16, 8, 8), "expected 6 latents"),
+        ("flux", torch.zeros(1, 4, 8, 8), r"latents of 16 channels, .*found \[4, 8, 8\]"),
+        ("flux", torch.zeros(1, 16, 1, 8, 8), r"found \[16, 1, 8, 8\]"),
+        ("flux", torch.zeros(1, 16, 0, 8), r"found \[16, 0, 8\]"),
+        ("flux", torch.full((1, 16, 8, 8), torch.nan), "NaN or infinite"),
+        ("qwen_image", torch.zeros(1, 16, 8, 8), "found qwen_image"),
+    ],
+)
+def test_references_that_do_not_belong_to_the_prompts(
+    family: str, latents: Tensor, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SteeringError, match=told):
+        SamplePromptsNode.execute(
+            model=model_of(family, tmp_path), clip=Clip(family), prompts=ROWS, references={"samples": latents},
+            **SAMPLED,
+        )  # fmt: skip
+
+
+def test_a_text_encoder_that_hides_tokens_is_refused() -> None:
+    class Hiding(Clip):
+        def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+            ((tokens, extra),) = super().encode_from_tokens_scheduled(text)
+            return [[tokens, {**extra, "attention_mask": torch.tensor([[1] * (tokens.shape[1] - 1) + [0]])}]]
+
+    with pytest.raises(SteeringError, match="an attention mask that hides some of 'a knife'"):
+        encode_prompts(Hiding(), ["a knife"])
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3", "qwen_image"])

@@ -53,6 +53,13 @@ def test_every_attention_and_step_is_judged(tmp_path: Path) -> None:
     assert torch.allclose(again.aucs[0, 0], found.aucs[1, 1], atol=1e-6)
 
 
+def test_pictures_of_vaes_that_count_pictures_are_written(tmp_path: Path) -> None:
+    picture = torch.rand(1, 1, 6, 4, 3, generator=torch.Generator().manual_seed(1))
+    command.save_picture(picture, tmp_path / "counted.png")
+    command.save_picture(picture[0], tmp_path / "plain.png")
+    assert (tmp_path / "counted.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
 def test_steps_are_named(tmp_path: Path) -> None:
     samples, _ = sampled(tmp_path)
     assert steps_of(samples, "last", 0.36) == (2,)

@@ -185,7 +185,7 @@ def test_a_threshold_that_marks_everything_is_told() -> None:
         flows.attend, *visit([MARKED]), flows.step(LAYOUT, observe=seen.append)
     )
     (warning,) = seen[1].warnings
-    assert "by the threshold -1000 of blade, -2000 of blood: nothing safe is left" in warning
+    assert "by the threshold of blade (-1000), blood (-2000): nothing safe is left" in warning
 
 
 def test_the_call_of_a_shared_object_changes_nothing_in_it() -> None:

@@ -12,6 +12,7 @@ from steerdit.steering.errors import SteeringError
 from steerdit.steering.flow.groups import Weights
 from steerdit.steering.flow.modifier import RestrictFlow
 from steerdit.steering.flow.noise import Noise
+from steerdit.steering.flow.restrict import Way
 from steerdit.steering.flow.step import FlowState
 from steerdit.steering.sites import Site
 
@@ -72,6 +73,14 @@ def test_an_overflow_after_restricting_is_refused() -> None:
     q, k, v = (x.half() for x in visit([set()]))
     v[:] = 6e4
     modifier = masked(core_of(MARKED)[None], renormalise=False, weights=Weights(safe=5.0))
+    with pytest.raises(SteeringError, match=r"expected numbers that torch\.float16 can hold"):
+        modifier(flows.attend, q, k, v, flows.step(LAYOUT, site=LATER))
+
+
+def test_an_overflow_of_widened_queries_is_refused() -> None:
+    q, k, v = (x.half() for x in visit([set()]))
+    q[:] = 6e4
+    modifier = masked(core_of(MARKED)[None], way=Way.DIMENSIONS)
     with pytest.raises(SteeringError, match=r"expected numbers that torch\.float16 can hold"):
         modifier(flows.attend, q, k, v, flows.step(LAYOUT, site=LATER))
 

@@ -233,6 +233,8 @@ def test_all_rotations_pool_their_pictures() -> None:
     claims, _ = overall([r, other], "flux")
     assert claims["a.flux.overall.target"].value == pytest.approx(80 / 400)
     assert claims["a.flux.overall.target"].n == 400
+    assert claims["a.flux.overall.identical_benign"].n == 400
+    assert claims["a.flux.overall.benign_kept_mixed"].holds
 
 
 def test_every_arm_is_set_against_safedig() -> None:

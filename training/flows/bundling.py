@@ -74,6 +74,7 @@ def collect_bundle(
         {
             "prompts": len(sampler.examples),
             "masks": len(what.masks),
+            "references": len(sampler.references),
             "collect_at": collect_at,
             "startup_percent": startup_percent,
             "false_positives": false_positives,

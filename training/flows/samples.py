@@ -13,11 +13,13 @@ from ...host.attach import attach, diffusion_model
 from ...host.families import family_of
 from ...host.sampling import Sampling, encode_prompts, noise_levels, sample_prompts
 from ...steering.errors import SteeringError
+from ...steering.finite import all_finite
 from ...steering.flow.shares import ShareRecorder
 from ...steering.flow.watching import OutputWatcher, Seen
 from ...steering.plan import Entry
 from ...steering.sites import Site
 from ..recordings import PromptRow
+from ..recordings.categories import category_of
 
 Progress = Callable[[int, int], None]
 
@@ -39,11 +41,7 @@ def examples_of(rows: Sequence[PromptRow], seeds: Iterable[int]) -> tuple[Exampl
         SteeringError: no prompt is unsafe.
     """
     seeds = list(seeds)
-    found = tuple(
-        Example(row.text, seed, (row.category or "unsafe") if row.label == "unsafe" else None)
-        for row in rows
-        for seed in seeds
-    )
+    found = tuple(Example(row.text, seed, category_of(row)) for row in rows for seed in seeds)
     if not any(example.concept for example in found):
         raise SteeringError(
             "prompts",
@@ -52,6 +50,19 @@ def examples_of(rows: Sequence[PromptRow], seeds: Iterable[int]) -> tuple[Exampl
             remedy="Label unsafe prompts `unsafe`, and give each its category.",
         )
     return found
+
+
+def _required(reference: Tensor, channels: int) -> Tensor:
+    """A reference latent (C, H, W) that a model of so many channels can be given."""
+    fits = reference.ndim == 3 and reference.shape[0] == channels and reference.numel() > 0
+    if not fits or not all_finite(reference):
+        raise SteeringError(
+            "references",
+            expected=f"latents of {channels} channels, height and width, one for each prompt",
+            found="NaN or infinite numbers" if fits else str(list(reference.shape)),
+            remedy="Encode the pictures with this model's VAE.",
+        )
+    return reference
 
 
 class Sampler:
@@ -91,7 +102,7 @@ class Sampler:
             sampling,
             batch,
         )
-        self.references = list(references)
+        self.references = [_required(one, sampling.channels) for one in references]
         self.sigmas = noise_levels(model, sampling)
         """Falling."""
         *self._encoded, self._negative = encode_prompts(
