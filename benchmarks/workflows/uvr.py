@@ -59,7 +59,8 @@ flow to the new picture.
 }
 ABOUT = """**With your own model** keep *Sample Prompts*, *Collect Unsafe Anchors*, *Restrict Flow* and *Flow Mask*, and
 use your usual loaders (FLUX.1, SD3, Qwen-Image; for edits FLUX.1 Kontext with *ReferenceLatent*, and *references* of
-Sample Prompts), your own prompts, and a node that marks what is unsafe. Collect once; afterwards *Load Steering Bundle* loads the anchors.
+Sample Prompts), your own prompts, and a node that marks what is unsafe. Collect once;
+afterwards *Load Steering Bundle* loads the anchors.
 """
 
 
