@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...steering.errors import SteeringError
-from ..latents.codes import Dictionary, require_finite
+from ..latents.codes import Dictionary
+from ..recordings.rows import require_finite
 
 MOST_SOLVED = 8192
 """Latents at most in the closed form, which holds their moments twice in float64."""

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ...steering.errors import SteeringError
-from ..latents.codes import Encode, require_finite
+from ..latents.codes import Encode
+from ..recordings.rows import require_finite
 from .probe import Probe
 
 ROWS = 4096

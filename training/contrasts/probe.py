@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from ...evaluation.rates import Rate, wilson
 from ...steering.errors import SteeringError
-from ..latents.codes import require_finite
+from ..recordings.rows import require_finite
 
 ROWS = 4096
 """Rows that are in double precision at once."""

@@ -24,7 +24,7 @@ from ...steering.formats.rows import OpenContainer
 from ...steering.formats.writing import write_bundle
 from ...steering.sae import SelectedLatents
 from ...steering.sites import Site
-from ..latents.codes import require_finite
+from ..recordings.rows import require_finite
 
 BINS = 256
 LEAST = 16

@@ -5,40 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from ... import kernels
 from ...steering.errors import SteeringError
+from ..recordings.rows import TokenRows, require_finite
 
 Rows = TypeVar("Rows", bound="TokenRows")
 
 Encode = Callable[[Tensor], Tensor]
 """Activations (n, d) → latents (n, N), zero where a latent does not fire."""
-
-
-class TokenRows(Protocol):
-    """What is read from a recording: tokens and where they come from."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """(n, d)"""
-        ...
-
-    @property
-    def sample(self) -> Tensor:
-        """(n) numbers of samples."""
-        ...
-
-    @property
-    def sigma(self) -> Tensor:
-        """(n) noise levels, in the model's own units."""
-        ...
-
-    @property
-    def position(self) -> Tensor:
-        """(n) the token's place in its stream."""
-        ...
 
 
 class Dictionary(Protocol):
@@ -140,16 +116,3 @@ def some_latents(sae: Dictionary, latents: Sequence[int]) -> Encode:
         return kernels.encode_selected(centred, rows, bias, threshold)
 
     return encode
-
-
-def require_finite(values: Tensor, where: str) -> Tensor:
-    """The values themselves; a SteeringError that names ``where`` if one is NaN or infinite."""
-    if not bool(torch.isfinite(values).all()):
-        bad = int((~torch.isfinite(values)).sum())
-        raise SteeringError(
-            where,
-            expected="finite numbers",
-            found=f"{bad} of {values.numel()} that are NaN or infinite",
-            remedy="Record again with a model dtype that does not overflow (bfloat16 or float32), or train again.",
-        )
-    return values

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from ...steering.errors import SteeringError
 
 
 class Rows(NamedTuple):
@@ -37,6 +39,30 @@ class Pairs(NamedTuple):
     """(n,) int64"""
 
 
+class TokenRows(Protocol):
+    """As much of `Rows` as what goes over a recording reads."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(n, d)"""
+        ...
+
+    @property
+    def sample(self) -> Tensor:
+        """(n) numbers of samples."""
+        ...
+
+    @property
+    def sigma(self) -> Tensor:
+        """(n) noise levels, in the model's own units."""
+        ...
+
+    @property
+    def position(self) -> Tensor:
+        """(n) the token's place in its stream."""
+        ...
+
+
 def joined(parts: Sequence[Rows], width: int) -> Rows:
     """One after the other."""
     if not parts:
@@ -57,3 +83,16 @@ def matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     place[which[len(a) :]] = torch.arange(len(b))
     other = place[which[: len(a)]]
     return (other >= 0).nonzero()[:, 0], other[other >= 0]
+
+
+def require_finite(values: Tensor, where: str) -> Tensor:
+    """The values themselves; a SteeringError that names ``where`` if one is NaN or infinite."""
+    if not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).sum())
+        raise SteeringError(
+            where,
+            expected="finite numbers",
+            found=f"{bad} of {values.numel()} that are NaN or infinite",
+            remedy="Record again with a model dtype that does not overflow (bfloat16 or float32), or train again.",
+        )
+    return values

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...steering.errors import SteeringError
-from ..latents.codes import require_finite
+from ..recordings.rows import require_finite
 
 
 def spearman(x: Tensor, y: Tensor) -> float:

@@ -22,7 +22,7 @@ from ...steering.formats.header import Category, GateThresholds, SaeSite
 from ...steering.gates import Gate, GateKind
 from ...steering.modifiers import Blend, Modifier, Repel
 from ...steering.sae import SelectedLatents
-from ..latents.codes import require_finite
+from ..recordings.rows import require_finite
 
 OPERATORS = {"repel": Repel, "blend": Blend}
 

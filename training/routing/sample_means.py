@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...steering.errors import SteeringError
-from ..latents.codes import TokenRows, require_finite
+from ..recordings.rows import TokenRows, require_finite
 
 
 class SampleMeans(NamedTuple):
