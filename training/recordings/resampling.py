@@ -11,10 +11,10 @@ from torch import Tensor
 from ...host.attach import diffusion_model
 from ...host.families import family_of
 from ...host.fingerprint import fingerprint
-from ...host.sampling import noise_levels, sample_prompts, sampling_for
+from ...host.sampling import noise_levels, sample_prompts
 from ...steering.errors import SteeringError
 from .reader import Recording
-from .run import Encoder
+from .run import Encoder, sampling_of
 
 
 class Resampler:
@@ -37,18 +37,8 @@ class Resampler:
                 found=f"another ({family} {digest[:12]}…)",
                 remedy="Connect the very model, with the patches that it had.",
             )
-        settings = manifest.settings
         self.model, self.encoder, self.recording = model, encoder, recording
-        self.sampling = sampling_for(
-            model,
-            settings.height,
-            settings.width,
-            steps=settings.steps,
-            cfg=settings.cfg,
-            sampler=settings.sampler,
-            scheduler=settings.scheduler,
-            guidance=settings.guidance,
-        )
+        self.sampling = sampling_of(model, manifest.settings)
         self.sigmas = noise_levels(model, self.sampling)
         self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 

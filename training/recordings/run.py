@@ -119,16 +119,7 @@ def prepared(
         encoder.fingerprint(),
     )
     draft = manifests.checked(draft)
-    sampling = sampling_for(
-        model,
-        settings.height,
-        settings.width,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        sampler=settings.sampler,
-        scheduler=settings.scheduler,
-        guidance=settings.guidance,
-    )
+    sampling = sampling_of(model, settings)
     sigmas = noise_levels(model, sampling)
     if all(manifests.bucket_of(sigma, settings.buckets) < 0 for sigma in sigmas):
         raise SteeringError(
@@ -183,6 +174,24 @@ def _estimate(
 
 
 @torch.inference_mode()  # as the host runs its nodes
+def sampling_of(model: Any, settings: Settings) -> Sampling:
+    """How a recording's pictures are sampled.
+
+    Raises:
+        SteeringError: the model makes no such pictures, or the host lacks the sampler or the scheduler.
+    """
+    return sampling_for(
+        model,
+        settings.height,
+        settings.width,
+        steps=settings.steps,
+        cfg=settings.cfg,
+        sampler=settings.sampler,
+        scheduler=settings.scheduler,
+        guidance=settings.guidance,
+    )
+
+
 def record(
     model: Any,
     encoder: Encoder,
