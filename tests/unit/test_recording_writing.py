@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from steerdit.steering.errors import SteeringError
-from steerdit.training.recordings import RecordingWriter, merge, open_recording, samples_of
+from steerdit.training.recordings import RecordingWriter, merge, open_recording, samples_of, writer
 from steerdit.training.recordings.launch import shard_named, take_own_device
+from steerdit.training.recordings.manifest import FILE
 
 from .recordings import SETTINGS, SITES, manifest, planned, prompts, recording, rows_of, write
 
@@ -197,6 +198,36 @@ def test_processes_that_start_at_once_in_one_folder_do_not_disturb_each_other(tm
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
         assert files(folder) == whole
+
+
+@pytest.mark.parametrize("late", ["who opens", "who finishes"])
+def test_nobody_looks_into_a_folder_while_another_finishes_it(
+    late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shared"
+    first, last = (RecordingWriter(folder, manifest(), planned(manifest()), (index, 2)) for index in (0, 1))
+    for one in (first, last):
+        for number in list(one.missing):
+            one.write(number, {site: rows_of(manifest(), number, site) for site in SITES})
+    monkeypatch.setattr(writer, "PATIENCE", 0.0)
+    refused: list[str] = []
+    tidy = writer.tidy
+
+    def interrupted(path: Path) -> None:
+        (path / writer.PLAN).unlink()
+        (path / FILE).rename(path / "elsewhere")  # the moment at which a folder looks like anybody's
+        with pytest.raises(SteeringError, match="opening or finishing of a recording") as reason:
+            first.finish() if late == "who finishes" else write(folder, shard=(0, 2))
+        refused.append(str(reason.value))
+        (path / "elsewhere").rename(path / FILE)
+        tidy(path)
+
+    monkeypatch.setattr(writer, "tidy", interrupted)
+    assert last.finish() is not None
+    monkeypatch.undo()
+    assert len(refused) == 1
+    assert first.finish() is not None
+    assert files(folder) == files(recording(tmp_path / "whole").folder)
 
 
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,12 @@ from .manifest import DAMAGED, DTYPES, Manifest, ShardEntry, difference, read_sh
 PLAN = "plan.json"
 PARTS = "part-*-of-*.json"
 LEFT_OVER = ".*.partial"
-LOCKS = ".part-*.lock"
+LOCKS = ".*.lock"
 """What a process that was killed may leave behind."""
+SETTLING = ".recording.lock"
+"""Held while a plan or manifest comes or goes, so that no process sees one gone and the other not yet there."""
+PATIENCE = 120.0
+"""Seconds that others may take for it: the slowest reads a few small files."""
 KINDS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int32: "I32"}
 LABELLING = 12
 """Bytes beside the token of each row: sample, sigma, position."""
@@ -119,28 +123,49 @@ class RecordingWriter:
     def _begin(self) -> None:
         self.finished = self._opened()
         self.missing = [number for number in self.missing if number not in self.finished]
+        if not self.missing:
+            return
         for number in self.missing:  # what a process that was killed has left
             for path in self.folder.glob(f".{shard_file(number)}.*.partial"):
                 path.unlink(missing_ok=True)
         whole = self.folder / manifests.FILE
-        if self.missing and whole.exists():
-            self.own = dict(self.finished)
-            write_text(self.part, part_text(self.own))
-            write_text(self.folder / PLAN, self.manifest.text())
-            whole.unlink()
+        with self._settling():
+            if whole.exists():
+                self.own = dict(self.finished)
+                write_text(self.part, part_text(self.own))
+                write_text(self.folder / PLAN, self.manifest.text())
+                whole.unlink()
+
+    def _settling(self) -> AbstractContextManager[None]:
+        return alone(self.folder / SETTLING, "opening or finishing of a recording", PATIENCE)
 
     def _opened(self) -> dict[int, ShardEntry]:
         """The shards that are there, of whichever process; the plan is written if it is the first to come."""
-        whole, plan = self.folder / manifests.FILE, self.folder / PLAN
-        for path in (whole, plan):
-            if path.exists():
-                there = Manifest.parse(path.read_bytes(), str(path))
-                require_same(there, self.manifest, path)
-                if path is whole:
-                    return there_are(self.folder, dict(enumerate(there.shards)))
-                return known_shards(self.folder, self.manifest)
-        ours = {manifests.FILE, PLAN}  # another process may begin at this very moment
-        stray = [path for path in self.folder.iterdir() if path.name[0] != "." and path.name not in ours]
+        whole = self._whole()
+        if whole is None:
+            with self._settling():
+                whole = self._whole()  # another process may have been the last meanwhile
+                if whole is None:
+                    return self._planned()
+        return there_are(self.folder, dict(enumerate(whole.shards)))
+
+    def _whole(self) -> Manifest | None:
+        """The manifest of a whole recording, of which every shard has been listed."""
+        path = self.folder / manifests.FILE
+        try:
+            there = Manifest.parse(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return None
+        require_same(there, self.manifest, path)
+        return there
+
+    def _planned(self) -> dict[int, ShardEntry]:
+        """The shards of an unfinished recording, which begins here if none has."""
+        plan = self.folder / PLAN
+        if plan.exists():
+            require_same(Manifest.parse(plan.read_bytes(), str(plan)), self.manifest, plan)
+            return known_shards(self.folder, self.manifest)
+        stray = [path for path in self.folder.iterdir() if path.name[0] != "."]
         if stray:
             raise SteeringError(
                 str(self.folder),
@@ -222,12 +247,14 @@ class RecordingWriter:
             the manifest, or None while other processes have shards to write.
         """
         try:
-            self.finished |= known_shards(self.folder, self.manifest)
-            path = self.folder / manifests.FILE
-            if path.exists():  # another process was the last, or this one was killed right after
+            if (whole := self._whole()) is not None:  # this process was killed right after it
                 tidy(self.folder)
-                return Manifest.parse(path.read_bytes(), str(path))
-            return finish(self.folder, self.manifest, self.finished)
+                return whole
+            with self._settling():
+                if (whole := self._whole()) is not None:  # another was the last
+                    return whole
+                self.finished |= known_shards(self.folder, self.manifest)
+                return finish(self.folder, self.manifest, self.finished)
         except OSError as reason:
             raise self.failed(reason) from reason
 
