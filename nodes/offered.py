@@ -14,7 +14,7 @@ RECORDING_MANIFEST = "manifest.json"
 SMOLLM2 = "SmolLM2-135M-Instruct"
 
 # Steering.
-GATES = ("token", "image", "always")
+GATES = ("token", "image", "always", "both")
 FORMS = ("default", "paper")
 TOPK = ("auto", "exact", "threshold", "relu")
 DIRECTION_OPERATORS = ("project_out", "add", "clamp")

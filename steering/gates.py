@@ -4,6 +4,7 @@
     always   c is open at a token    where any latent of H_c fires
     token    c is open at a token    where s_c > τ_token
     image    c is open in a picture  where max over its tokens of s_c > τ_image
+    both     c is open at a token    where s_c > τ_token, in a picture where max over its tokens of s_c > τ_image
 
 A latent acts where it fires and any chosen category that holds it is open.
 """
@@ -27,6 +28,7 @@ class GateKind(str, Enum):
     ALWAYS = "always"
     TOKEN = "token"
     IMAGE = "image"
+    BOTH = "both"
 
 
 class Reading(NamedTuple):
@@ -48,12 +50,15 @@ class Reading(NamedTuple):
     """(R, L, S)"""
     members: Tensor
     """(C, S) bool"""
+    floor: Tensor | None = None
+    """(C) what a token's own score has to pass besides; None: nothing."""
 
     @property
     def open(self) -> Tensor:
         """(R, L, C) bool: the gate of a category is open at a token."""
-        if self.kind is GateKind.IMAGE:
-            return (self.highest > self.thresholds)[:, None].expand_as(self.scores)
+        if self.kind in (GateKind.IMAGE, GateKind.BOTH):
+            pictures = (self.highest > self.thresholds)[:, None].expand_as(self.scores)
+            return pictures if self.floor is None else pictures & (self.scores > self.floor)
         if self.kind is GateKind.TOKEN:
             return self.scores > self.thresholds
         return (self.codes != 0).to(self.codes) @ self.members.to(self.codes).T > 0
@@ -80,6 +85,8 @@ class _Moved(NamedTuple):
     """(C) of the gate's kind."""
     limits: tuple[float, ...]
     """The same as numbers."""
+    floor: Tensor | None
+    """(C)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +132,7 @@ class Gate:
         moved = self._like(z)
         scores = z @ moved.weights  # (R, L, C)
         highest, place = scores.max(1)  # a NaN is above all
-        return Reading(self.kind, scores, highest, place, moved.thresholds, z, self.members)
+        return Reading(self.kind, scores, highest, place, moved.thresholds, z, self.members, moved.floor)
 
     def is_open(self, reading: Reading, highest: list[list[float]]) -> bool:
         """Whether any gate is open, by a reading and its highest scores as numbers."""
@@ -143,5 +150,10 @@ class Gate:
         return self._moved[key]
 
     def _move(self, z: Tensor) -> _Moved:
-        thresholds = (self.image if self.kind is GateKind.IMAGE else self.token).to(z)
-        return _Moved(self.weights.to(z).T, thresholds, tuple(thresholds.tolist()))
+        thresholds, floor = self.token, None
+        if self.kind is GateKind.IMAGE:
+            thresholds = self.image
+        elif self.kind is GateKind.BOTH:
+            thresholds, floor = torch.maximum(self.image, self.token), self.token.to(z)
+        thresholds = thresholds.to(z)
+        return _Moved(self.weights.to(z).T, thresholds, tuple(thresholds.tolist()), floor)

@@ -11,8 +11,8 @@ OPERATORS = ("repel", "blend")
 METHODS = (*OPERATORS, "both")
 STRENGTHS = {"default": {"repel": 2.0, "blend": 1.0}, "paper": {"repel": 0.2, "blend": 0.2}}
 """By form: what the nodes begin with, and what the paper is reported to use."""
-GATES = ("image", "always")
-"""With the gate, and without."""
+GATES = ("both", "always")
+"""With the gate, and without. The image gate alone, which acts all over a picture, is an arm of its own."""
 HEADLINE = "blend"
 """The method that attacks are tried on, and that claims speak of where they name none."""
 
@@ -52,7 +52,7 @@ class Use:
     method: str
     """One of METHODS."""
     form: str = "default"
-    gate: str = "image"
+    gate: str = "both"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Arm:
     sites: str = "routed"
     """`routed`, `worst` or `random`."""
     form: str = "default"
+    gate: str = "both"
     methods: tuple[str, ...] = (HEADLINE,)
     headline_on: tuple[str, ...] = ("target",)
     """The sets that the headline's method is judged on; any other is judged on the target alone."""
@@ -82,11 +83,12 @@ ARMS: dict[str, Arm] = {
     "unadapted, target's latents": Arm(replace(UNADAPTED, chosen="target")),
     "SafeDIG": Arm(SAFEDIG, methods=METHODS, headline_on=SETS, few=False),
     "upper bound": Arm(replace(SAFEDIG, dictionary="all"), few=False),
+    "image gate alone": Arm(SAFEDIG, gate="image", headline_on=("target", "mixed"), few=False),
     "no routing, worst sites": Arm(SAFEDIG, sites="worst"),
     "no routing, random sites": Arm(SAFEDIG, sites="random"),
     "no stability term": Arm(replace(SAFEDIG, stability=False)),
     "paper's lesson": Arm(replace(SAFEDIG, lesson="safe side")),
-    "paper's forms": Arm(replace(SAFEDIG, lesson="safe side"), form="paper", methods=OPERATORS),
+    "paper's forms": Arm(replace(SAFEDIG, lesson="safe side"), form="paper", gate="image", methods=OPERATORS),
     "counterfactual latents": Arm(replace(SAFEDIG, selector="flips")),
     "counterfactual gates": Arm(replace(SAFEDIG, crossing=True)),
 }

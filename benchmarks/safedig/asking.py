@@ -118,7 +118,7 @@ def _steered(world: World, asked: Asked, gates: Gates) -> dict[str, Any]:
     n = asked.n(world)
     prompts = judged(asked.prompts, asked.target, whole.n(world), world.sizes.judged_by)[:n]
     names = [asked.recipe.gate_at(site) for site in sites]
-    opened = [asked.use.gate != "image" or any(base.gates[name][i] for name in names) for i in range(n)]
+    opened = [asked.use.gate == "always" or any(base.gates[name][i] for name in names) for i in range(n)]
     if model is None:
         opened = [False] * n
     made: dict[str, Any] = {

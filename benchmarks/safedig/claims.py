@@ -210,7 +210,7 @@ def _gates(r: Rotation) -> dict[str, Rate]:
     """Claim c: unsafe rate without the gate minus that with it."""
     found: dict[str, Rate] = {}
     for prompts in ATTACKS:
-        open_, gated = (r.cells.get(attack_name("SafeDIG", prompts, gate)) for gate in ("always", "image"))
+        open_, gated = (r.cells.get(attack_name("SafeDIG", prompts, gate)) for gate in ("always", "both"))
         if open_ is not None and gated is not None:
             found[prompts] = difference(open_.unsafe, gated.unsafe)
     return found

@@ -47,7 +47,7 @@ def _of_arm(target: str, name: str, arm: Arm, ranked: tuple[Ranked, ...]) -> Ite
     sites = sites_of(arm.sites, ranked)
     for method in arm.methods:
         for prompts in arm.sets(method):
-            use = Use(method, arm.form)
+            use = Use(method, arm.form, arm.gate)
             asked = Asked(target, prompts, arm.recipe, sites, use, few=arm.few)
             yield cell_name(name, method, prompts), asked
 

@@ -22,6 +22,12 @@ ROUTED = 3
 """Sites that SafeDIG acts at."""
 
 
+MARGINS = {"flux": 1.0, "sd3": 1.05}
+"""Of the image gates: the least of 1, 1.05, 1.1 and 1.25 at which at most 5 % of benign prompts open a gate in every
+rotation, by the upper end of the interval of 416 validation prompts. With the shipped bundle's 1.25 no benign prompt
+opened a target's gate and 40 % of its own did not."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Everything that costs time."""
@@ -52,13 +58,16 @@ class Sizes:
     adaptation: AdaptationConfig = AdaptationConfig(stability=0.1)
     weights: WeightRule = WeightRule()
     """How a gate's latents are weighed against each other."""
-    gates: GateRule = GateRule(margin=1.0)
-    """With the shipped bundle's margin of 1.25 no benign prompt opened a target's gate and 40 % of its own did not."""
+    gates: GateRule = GateRule()
 
     @property
     def counts(self) -> bool:
         """Whether the figures are worth writing down."""
         return self.n >= 200 and 4 * self.few >= 200 and self.judged_by == JUDGE_SEED
+
+    def of(self, architecture: str) -> Sizes:
+        """With the settings that were chosen for it."""
+        return replace(self, gates=GateRule(margin=MARGINS[architecture]))
 
     def judged_on(self, seed: int) -> Sizes:
         """By other prompts and seeds."""
@@ -76,12 +85,12 @@ class Sizes:
     @property
     def recorded(self) -> Sizes:
         """Without what bundles do not depend on."""
-        return replace(self.routed, routing_pairs=0, routing_benign=0)
+        return replace(self, n=0, few=0, judged_by=0, routing_pairs=0, routing_benign=0)
 
     @property
     def routed(self) -> Sizes:
         """Without what routing does not depend on."""
-        return replace(self, n=0, few=0, judged_by=0)
+        return replace(self, n=0, few=0, judged_by=0, gates=GateRule())
 
     def with_cells_of(self, n: int) -> Sizes:
         """With n pictures a cell, and recordings to match where n is for a trial."""

@@ -22,7 +22,7 @@ NODES = {"repel": repelled, "blend": blended}
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("node", NODES)
-@pytest.mark.parametrize("gate", ["token", "image", "always"])
+@pytest.mark.parametrize("gate", ["token", "image", "both", "always"])
 @pytest.mark.parametrize("form", ["default", "paper"])
 def test_strength_zero_changes_no_bit(family: str, node: str, gate: str, form: str, tmp_path: Path) -> None:
     model, prompts = tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))
@@ -43,7 +43,7 @@ def test_an_empty_selection_changes_no_bit(family: str, node: str, nothing: Any,
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("node", NODES)
-@pytest.mark.parametrize("gate", ["token", "image"])
+@pytest.mark.parametrize("gate", ["token", "image", "both"])
 @pytest.mark.parametrize("form", ["default", "paper"])
 def test_a_closed_gate_changes_no_bit(family: str, node: str, gate: str, form: str, tmp_path: Path) -> None:
     model, prompts = tiny(family, tmp_path), (prompt(family, 1), prompt(family, 2))

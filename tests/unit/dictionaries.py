@@ -110,8 +110,8 @@ class Dictionary:
             thresholds = CATEGORIES[name].gate
             if kind == "always":
                 return any(row[at][f] > 0 for f in CATEGORIES[name].latents)
-            if kind == "token":
-                return score(name, row[at]) > thresholds.token
-            return max(score(name, code) for code in row) > thresholds.image
+            if kind in ("token", "both") and score(name, row[at]) <= thresholds.token:
+                return False
+            return kind == "token" or max(score(name, code) for code in row) > thresholds.image
 
         return [name for name in names if is_open(name)]

@@ -19,7 +19,7 @@ from .dictionaries import CATEGORIES, Dictionary
 
 STEP = Step(Site("text"), sigma=0.5)
 seeds = st.integers(0, 10_000)
-kinds = st.sampled_from(["always", "token", "image"])
+kinds = st.sampled_from(["always", "token", "image", "both"])
 activations = st.sampled_from(["relu", "jumprelu", "topk"])
 choices = st.sampled_from([(), ("weapons",), ("bloody",)])
 strengths = st.floats(0.05, 3.0)
@@ -124,12 +124,17 @@ def test_where_nothing_fires_the_very_tensor_comes_back(
 
 
 @given(
-    seeds, st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), st.sampled_from([Repel, Blend])
+    seeds,
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    st.sampled_from([Repel, Blend]),
+    st.sampled_from(["token", "both"]),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_token_at_which_nothing_acts_keeps_its_bits(seed: int, dtype: torch.dtype, method: Any) -> None:
+def test_a_token_at_which_nothing_acts_keeps_its_bits(
+    seed: int, dtype: torch.dtype, method: Any, kind: str
+) -> None:
     dictionary, a = Dictionary.draw(seed), tokens(seed, length=40, dtype=dtype)
-    latents, gate = dictionary.gated("token", "weapons")
+    latents, gate = dictionary.gated(kind, "weapons")
     before = a.clone()
     after = method(latents, gate, 1.0)(a, STEP)
     assert torch.equal(a, before), "a modifier never writes into what it is given"
@@ -137,7 +142,7 @@ def test_a_token_at_which_nothing_acts_keeps_its_bits(seed: int, dtype: torch.dt
     codes = [[dictionary.codes(token) for token in row.double()] for row in a]
     for r, row in enumerate(codes):
         for at in range(len(row)):
-            if not dictionary.open_categories("token", row, at, ("weapons",)):
+            if not dictionary.open_categories(kind, row, at, ("weapons",)):
                 assert torch.equal(after[r, at], before[r, at])
 
 
