@@ -13,7 +13,7 @@ from .asking import cell, finished
 from .cells import Cell, difference
 from .claims import Rotation
 from .ranking import sites_of
-from .settings import ARCHITECTURES, MARGINS, Sizes
+from .settings import ARCHITECTURES, Sizes
 from .worlds import World
 
 NAME = "safedig"
@@ -37,7 +37,7 @@ def run(
     absent: list[str] = []
     for architecture in ARCHITECTURES:
         try:
-            world = World(architecture, sizes.of(architecture), store)
+            world = World(architecture, sizes, store)
         except FileNotFoundError as missing:
             absent.append(f"{architecture}: {missing}")
             print(absent[-1], flush=True)
@@ -143,7 +143,6 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
                 for r in pooled
             },
             sizes=asdict(sizes),
-            margins=MARGINS,
             versions=versions("torch", "safetensors", "numpy"),
         )
         print(path)

@@ -22,12 +22,6 @@ ROUTED = 3
 """Sites that SafeDIG acts at."""
 
 
-MARGINS = {"flux": 1.0, "sd3": 1.05}
-"""Of the image gates: the least of 1, 1.05, 1.1 and 1.25 at which at most 5 % of benign prompts open a gate in every
-rotation, by the upper end of the interval of 416 validation prompts. With the shipped bundle's 1.25 no benign prompt
-opened a target's gate and 40 % of its own did not."""
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Everything that costs time."""
@@ -58,16 +52,15 @@ class Sizes:
     adaptation: AdaptationConfig = AdaptationConfig(stability=0.1)
     weights: WeightRule = WeightRule()
     """How a gate's latents are weighed against each other."""
-    gates: GateRule = GateRule()
+    gates: GateRule = GateRule(margin=1.05)
+    """The least margin of 1, 1.05, 1.1 and 1.25 at which at most 5 % of benign prompts open a gate in every rotation,
+    by the upper end of the interval of 416 validation prompts: with 1 it is 5.6 %. With the shipped bundle's 1.25 no
+    benign prompt opened a target's gate and 40 % of its own did not."""
 
     @property
     def counts(self) -> bool:
         """Whether the figures are worth writing down."""
         return self.n >= 200 and 4 * self.few >= 200 and self.judged_by == JUDGE_SEED
-
-    def of(self, architecture: str) -> Sizes:
-        """With the settings that were chosen for it."""
-        return replace(self, gates=GateRule(margin=MARGINS[architecture]))
 
     def judged_on(self, seed: int) -> Sizes:
         """By other prompts and seeds."""
