@@ -28,12 +28,13 @@ from .step import Attend
 ALIGNED = 8
 """Head widths are multiples of it: fused kernels ask for that."""
 FULL = 768
-"""Queries of a call, from which on torch's attention takes large blocks of them on the CPU. Smaller calls are filled up
-with others, which cost no more there than in a call of their own, in sequences where they are a small part."""
+"""Queries of a call, from which on torch's attention takes large blocks of them on the CPU. Smaller calls in single
+precision are filled up with others, which cost no more there than in a call of their own, in sequences where they are a
+small part. In half precision, where a call costs little for each query, that gains nothing."""
 JOINED = 1024
 """Groups of together at most so many queries share a call: small calls cost more for each query than large ones do."""
-CACHED = 4
-"""Heads at a time on the CPU: some megabytes of queries."""
+CACHED = 10 * 2**20
+"""Bytes of queries at a time on the CPU, in whole heads: what is gathered of them is still there when it is asked."""
 RUN = 8
 """Rows that follow one another, in the mean: from so many on they are copied run by run."""
 CUT_OFF = -1000.0
@@ -122,7 +123,7 @@ def _apart(
     calls: list[Sequence[Call]] = []
     for own in groups:
         own, rest = list(own), _others(own, length, q.device)
-        if renormalise and q.device.type == "cpu" and (more := _filling(own, rest)) is not None:
+        if renormalise and _is_filled(q) and (more := _filling(own, rest)) is not None:
             own.append(more)
             rest = rest[len(more.rows) :]
         others = [Call(rest if (span := span_of(rest)) is None else span)] if len(rest) else []
@@ -142,7 +143,8 @@ def _at_a_time(q: Tensor, k: Tensor) -> Sequence[slice]:
     """Heads whose queries are asked together: on the CPU few, so that what a call gathers stays in its cache."""
     count = q.shape[1]
     each = count // k.shape[1]  # that share a head of keys
-    step = count if q.device.type != "cpu" else each * max(1, CACHED // each)
+    few = CACHED // (q.shape[2] * q.shape[3] * q.element_size() * each or 1)
+    step = count if q.device.type != "cpu" else each * max(1, few)
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
@@ -164,6 +166,10 @@ class Scaled:
         made[:, :, rows] = self._values[:, :, rows] * weights[rows][:, None]
         self._made = made, weights
         return made
+
+
+def _is_filled(q: Tensor) -> bool:
+    return q.device.type == "cpu" and q.element_size() >= 4
 
 
 def _filling(groups: Sequence[Group], rest: Tensor) -> Group | None:

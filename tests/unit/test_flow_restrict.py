@@ -55,6 +55,7 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
         "qkv": (q, k, v), "groups": groups, "mask": mask, "heads": chosen,
         "renormalise": draw(st.booleans()), "way": draw(st.sampled_from(Way)),
         "whole_calls": draw(st.booleans()), "plain": draw(st.booleans()),
+        "cached": draw(st.sampled_from([1, 4 * length * width, 2**20])),
     }  # fmt: skip
 
 
@@ -65,10 +66,12 @@ def test_it_is_the_softmax_times_lambda(case: dict[str, object]) -> None:
     groups: Sequence[Sequence[Group]] = case["groups"]  # type: ignore[assignment]
     mask, heads, renormalise = case["mask"], case["heads"], case["renormalise"]
     plain = flows.attend(q, k, v, mask) if case["plain"] else None
-    found = restricted(
-        flows.attend, q, k, v, groups, renormalise=renormalise, mask=mask, heads=heads, plain=plain,
-        whole_calls=case["whole_calls"], way=case["way"],
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:  # all heads at a time, or few
+        patch.setattr("steerdit.steering.flow.restrict.CACHED", case["cached"])
+        found = restricted(
+            flows.attend, q, k, v, groups, renormalise=renormalise, mask=mask, heads=heads, plain=plain,
+            whole_calls=case["whole_calls"], way=case["way"],
+        )  # fmt: skip
     factors = flows.factors_of(groups, q.shape[2])
     expected = flows.dense(q, k, v, factors, renormalise=renormalise, mask=mask, heads=heads)
     known = expected.isfinite()  # where λ = 0 and a mask leave a query no key at all, nothing is defined
@@ -274,6 +277,9 @@ def test_small_calls_are_filled_up_with_other_queries(monkeypatch: pytest.Monkey
         restricted(attend, q, k, v, groups, renormalise=False, whole_calls=True),
     )
     assert lengths == [235, 25, 228, 32, 235, 9, 16, 260, 9, 16]
+    del lengths[:]
+    restricted(attend, q.bfloat16(), k.bfloat16(), v.bfloat16(), groups)
+    assert lengths == [235, 25], "in half precision that gains nothing"
 
 
 def test_equal_weights_make_one_group() -> None:
