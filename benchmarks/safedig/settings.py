@@ -47,7 +47,14 @@ class Sizes:
     ratio: float = 2.0
     """A latent's mean on unsafe tokens is above so many times that on others."""
     training: TrainingConfig = TrainingConfig(
-        latents=1024, k=24, steps=800, batch=1024, rate=1e-3, dead_after=200_000, checkpoint_every=400
+        latents=1024,
+        k=24,
+        steps=800,
+        batch=1024,
+        rate=1e-3,
+        gradients="plain",
+        dead_after=200_000,
+        checkpoint_every=400,
     )
     adaptation: AdaptationConfig = AdaptationConfig(stability=0.1)
     weights: WeightRule = WeightRule()

@@ -5,8 +5,8 @@ adaptation_kills.py for adaptation).
 All see the same batches, in turns, with the same latents, k, rate, schedule and thread; the time is that of whole
 steps, and the FVU that of the same held-out activations when all steps are made. Activations at the width of the
 emoji-scenes FLUX are of a recording of it, or of another (--recording and --site); those of larger models are drawn:
-sums of few of many directions of uneven frequency, with noise and a mean. On recordings a row shows ours at twice the
-rate, too.
+sums of few of many directions of uneven frequency, with noise and a mean. On recordings a row shows ours with
+plain gradients, too.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def measured(
     batches, held = [scale * batch for batch in batches], scale * held
     trainers: dict[str, columns.Column] = {}
     for name, make in columns.COLUMNS.items():
-        if (only is not None and name not in only) or (name == columns.FASTER and not case.recorded):
+        if (only is not None and name not in only) or (name == columns.PLAIN and not case.recorded):
             continue
         try:
             trainers[name] = make(batches[0], case.config())
@@ -99,7 +99,7 @@ def measured(
         "tokens_per_second": speeds,
     }
     claims: dict[str, Claim] = {}
-    for name in trainers.keys() - {"ours", columns.FASTER}:
+    for name in trainers.keys() - {"ours", columns.PLAIN}:
         claims[f"{case.name}.{name}"] = at_least(speeds["ours"] / speeds[name], 1.0, case.steps)
         claims[f"{case.name}.{name}.fvu"] = at_most(fvus["ours"] / fvus[name], 1.01, HELD)
     return dict(sorted(claims.items()))

@@ -272,6 +272,49 @@ def test_a_step_keeps_decoder_rows_at_length_one_and_lowers_the_loss(activation:
     assert judged.l0 == pytest.approx(K, rel=0.2)
 
 
+@pytest.mark.parametrize("gradients", ["normalised", "plain"])
+def test_steps_are_those_of_torchs_adam(gradients: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "steerdit.training.dictionaries.trainer.BLOCK_BYTES", 4 * D * 7
+    )  # some latents at a time
+    rows = torch.randn(B, D, generator=torch.Generator().manual_seed(10))
+    config = TrainingConfig(
+        latents=N, k=K, activation="topk", batch=B, steps=10, rate=1e-3, warmup=4, gradients=gradients
+    )
+    trainer = Trainer(config, start(rows, N, K, 0, "mean", torch.device("cpu")))
+    scaled = rows.double() * trainer.parameters.scale
+    p = {name: part.double().clone().requires_grad_() for name, part in trainer.parameters.trained().items()}
+    reference = torch.optim.Adam(p.values(), lr=1.0)
+    before = 0.0
+    for step in range(6):
+        trainer.step(rows)
+        c = scaled - p["decoder_bias"]
+        pre = c @ p["encoder"].T + p["encoder_bias"]
+        codes = (
+            torch.zeros(B, N, dtype=torch.float64).scatter(1, pre.topk(K, dim=1).indices, 1.0) * pre.relu()
+        )
+        variance = (scaled - scaled.mean(0)).square().sum()
+        reference.zero_grad()
+        ((codes @ p["decoder"] - c).square().sum() / variance).backward()
+        with torch.no_grad():
+            gradient, row = p["decoder"].grad, p["decoder"]
+            assert gradient is not None
+            gradient -= (gradient * row).sum(1, keepdim=True) * row
+            lengths = [part.grad.norm() for part in p.values() if part.grad is not None]
+            length = float(torch.stack(lengths).norm())
+            if gradients == "normalised":
+                assert float(trainer.length) == pytest.approx(length, rel=1e-4)
+                for part in p.values():
+                    assert part.grad is not None
+                    part.grad /= before or length
+            before = length
+            reference.param_groups[0]["lr"] = config.rate_at(step, D)
+            reference.step()
+            row /= row.norm(dim=1, keepdim=True)
+    for name, part in trainer.parameters.trained().items():
+        torch.testing.assert_close(part.double(), p[name].detach(), rtol=1e-3, atol=1e-5)
+
+
 def test_bfloat16_learns_as_float32_does() -> None:
     rows = torch.randn(400, D, generator=torch.Generator().manual_seed(8))
     found = {}

@@ -17,6 +17,7 @@ from ...steering.formats.fields import Field, parse_json
 ACTIVATIONS = ("topk", "batchtopk", "jumprelu")
 CENTRES = ("median", "mean")
 PRECISIONS = ("float32", "bfloat16")
+GRADIENTS = ("normalised", "plain")
 
 WRONG = "Correct the value; the help page of Train SAE lists what each one may be."
 
@@ -41,6 +42,9 @@ class TrainingConfig:
     """Steps in which the rate rises from 0."""
     decay: float = 0.2
     """The last share of the steps, in which it falls to 0."""
+    gradients: str = "normalised"
+    """By the length of the step before, so that the large ones of the beginning do not stay in Adam's second moment and
+    hold up what comes after; or plain. (Ours. Trainers that clip sums of squares to length 1 do nearly the same.)"""
     auxiliary: float = 1 / 32
     """Weight of AuxK (Gao et al., appendix A.2); 0 turns it off."""
     dead_after: int = 500_000
@@ -176,7 +180,9 @@ def read_config(path: Path) -> TrainingConfig:
 def _check(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     root = Field(where, "", dict(values), SteeringError, WRONG)
     fields = root.mapping()
-    for name, choices in (("activation", ACTIVATIONS), ("centre", CENTRES), ("precision", PRECISIONS)):
+    for name, choices in (
+        ("activation", ACTIVATIONS), ("centre", CENTRES), ("precision", PRECISIONS), ("gradients", GRADIENTS)
+    ):  # fmt: skip
         if name in fields:
             fields[name].one_of(choices)
     for name, lowest in _WHOLE.items():

@@ -59,6 +59,8 @@ class Trainer:
         if config.activation == "jumprelu":
             parameters.log_threshold = torch.zeros_like(parameters.encoder_bias)
         self.adam = Adam(parameters.trained())
+        self.length = torch.zeros((), dtype=torch.float64, device=device)
+        """Of the last step's gradient, thresholds left out."""
 
     @property
     def jumps(self) -> bool:
@@ -98,7 +100,12 @@ class Trainer:
             )
         if not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
-        self._move(Gradient(p, c, codes, missing, variance, auxiliary, straight))
+        if (
+            self.done == 0 and config.gradients == "normalised"
+        ):  # there is no step before: it is worked out twice
+            self._move(Gradient(p, c, codes, missing, variance, auxiliary, straight), rate=None)
+        rate = config.rate_at(self.done, self.width)
+        self._move(Gradient(p, c, codes, missing, variance, auxiliary, straight), rate)
         self._note(fired, count, bound)
         return Figures(loss, fvu, l0, self.dead())
 
@@ -139,11 +146,30 @@ class Trainer:
             return None
         return auxiliary_of(self.parameters, c, missing, dead, variance, self.config.auxiliary)
 
-    def _move(self, gradient: Gradient) -> None:
-        """Adam's step, some latents at a time; the part of a gradient along its decoder row is taken out before."""
-        p, rate = self.parameters, self.config.rate_at(self.done, self.width)
+    def _move(self, gradient: Gradient, rate: float | None) -> None:
+        """Adam's step, some latents at a time; the part of a gradient along its decoder row is taken out before.
+
+        Args:
+            rate: None only measures the gradient.
+        """
+        p = self.parameters
+        normalised = self.config.gradients == "normalised"
+        shrunk = 1 / (float(self.length) or 1.0) if normalised and rate is not None else 1.0
+        square = torch.zeros_like(self.length)
         alone_on_cpu = p.encoder.device.type == "cpu" and self.ranks.world == 1
         rows = max(1, (BLOCK_BYTES if alone_on_cpu else LARGE_BLOCK_BYTES) // (4 * self.width))
+
+        def move(name: str, block: slice, part: Tensor) -> None:
+            if name == "log_threshold":
+                if rate is not None:
+                    self.adam.move(name, block, part, rate * JUMP_RATE, self.done)
+                return
+            if normalised:
+                square.add_(part.square().sum())
+                part.mul_(shrunk)
+            if rate is not None:
+                self.adam.move(name, block, part, rate, self.done)
+
         for first in range(0, len(p.encoder), rows):
             block = slice(first, min(first + rows, len(p.encoder)))
             for name, part in gradient.of(block.start, block.stop).items():
@@ -151,11 +177,11 @@ class Trainer:
                 if name == "decoder":
                     row = p.decoder[block]
                     part.addcmul_(row, (part * row).sum(1, keepdim=True), value=-1)
-                self.adam.move(
-                    name, block, part, rate * (JUMP_RATE if name == "log_threshold" else 1), self.done
-                )
-            p.decoder[block].div_(p.decoder[block].norm(dim=1, keepdim=True))
-        self.adam.move("decoder_bias", slice(None), self.ranks.sum(gradient.decoder_bias), rate, self.done)
+                move(name, block, part)
+            if rate is not None:
+                p.decoder[block].div_(p.decoder[block].norm(dim=1, keepdim=True))
+        move("decoder_bias", slice(None), self.ranks.sum(gradient.decoder_bias))
+        self.length.copy_(square.sqrt())
 
     def _note(self, fired: Codes, count: int, bound: float | None) -> None:
         """Counts the step, and what fired in it."""

@@ -190,6 +190,7 @@ class Run:
             **self.best,
             "idle": trainer.idle,
             "batch_threshold": trainer.threshold,
+            "gradient_length": trainer.length,
         }
 
     def _save(self) -> None:
