@@ -47,8 +47,8 @@ def _inputs(strength: str, default: float, largest: float) -> list[Any]:
             default="image",
             tooltip="When to act. image: in pictures where a category's highest score passes its calibrated threshold; "
             "other pictures come out bit for bit as without steering. token: only on the patches or words that "
-            "pass theirs. both: in pictures that pass, only on the patches or words that pass too, which spares what is "
-            "beside the risk. always: wherever a latent fires at all.",
+            "pass theirs. both: in pictures that pass, only on the patches or words that pass too, which spares what "
+            "is beside the risk. always: wherever a latent fires at all.",
         ),
         io.Boolean.Input(
             "keep_norm",

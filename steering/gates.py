@@ -45,13 +45,13 @@ class Reading(NamedTuple):
     place: Tensor
     """(R, C) the token of each."""
     thresholds: Tensor
-    """(C) of the kind."""
+    """(C) what the kind asks of a token's score, or of a picture's highest."""
     codes: Tensor
     """(R, L, S)"""
     members: Tensor
     """(C, S) bool"""
     floor: Tensor | None = None
-    """(C) what a token's own score has to pass besides; None: nothing."""
+    """(C) of `both`: what the token's own score has to pass besides."""
 
     @property
     def open(self) -> Tensor:
@@ -82,7 +82,7 @@ class _Moved(NamedTuple):
     weights: Tensor
     """(S, C)"""
     thresholds: Tensor
-    """(C) of the gate's kind."""
+    """(C) of the gate's kind; of `both` the higher of the two, which some token of an open picture passes."""
     limits: tuple[float, ...]
     """The same as numbers."""
     floor: Tensor | None

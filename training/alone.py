@@ -12,7 +12,8 @@ from pathlib import Path
 from ..steering.errors import SteeringError
 
 POLL = 0.1
-BUSY = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+BUSY = {errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ESTALE}
+"""What a lock that another holds, or has just removed, says."""
 
 
 @contextmanager
@@ -57,6 +58,8 @@ def _taken(path: Path, work: str) -> int | None:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as reason:
+        if os.name == "nt" and path.exists():  # its last holder is removing it
+            return None
         raise SteeringError(
             str(path.parent),
             expected=f"a folder in which a {work} can write",

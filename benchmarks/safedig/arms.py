@@ -11,8 +11,12 @@ OPERATORS = ("repel", "blend")
 METHODS = (*OPERATORS, "both")
 STRENGTHS = {"default": {"repel": 2.0, "blend": 1.0}, "paper": {"repel": 0.2, "blend": 0.2}}
 """By form: what the nodes begin with, and what the paper is reported to use."""
-GATES = ("both", "always")
-"""With the gate, and without. The image gate alone, which acts all over a picture, is an arm of its own."""
+GATES = {"flux": "both", "sd3": "image"}
+"""By architecture: the nodes' default, `image`, where in every rotation it keeps 90 % of the benign things beside a
+risk that are kept without steering; otherwise `both`, which spares tokens without it. Of 208 validation prompts a
+rotation."""
+WITH_AND_WITHOUT = ("calibrated", "always")
+"""With that gate, and without any."""
 HEADLINE = "blend"
 """The method that attacks are tried on, and that claims speak of where they name none."""
 
@@ -52,7 +56,7 @@ class Use:
     method: str
     """One of METHODS."""
     form: str = "default"
-    gate: str = "both"
+    gate: str = "image"
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,18 @@ class Arm:
     sites: str = "routed"
     """`routed`, `worst` or `random`."""
     form: str = "default"
-    gate: str = "both"
+    gate: str = ""
+    """The architecture's own, if it says none; `other` is the one that it was not given."""
     methods: tuple[str, ...] = (HEADLINE,)
     headline_on: tuple[str, ...] = ("target",)
     """The sets that the headline's method is judged on; any other is judged on the target alone."""
     few: bool = True
     """An ablation, which is read over all rotations."""
+
+    def use(self, method: str, own: str) -> Use:
+        """How it steers by a method, where the architecture's own gate is `own`."""
+        other = "image" if own == "both" else "both"
+        return Use(method, self.form, {"": own, "other": other}.get(self.gate, self.gate))
 
     def sets(self, method: str) -> tuple[str, ...]:
         """What a method is judged on."""
@@ -83,7 +93,7 @@ ARMS: dict[str, Arm] = {
     "unadapted, target's latents": Arm(replace(UNADAPTED, chosen="target")),
     "SafeDIG": Arm(SAFEDIG, methods=METHODS, headline_on=SETS, few=False),
     "upper bound": Arm(replace(SAFEDIG, dictionary="all"), few=False),
-    "image gate alone": Arm(SAFEDIG, gate="image", headline_on=("target", "mixed"), few=False),
+    "other gate": Arm(SAFEDIG, gate="other", headline_on=("target", "mixed"), few=False),
     "no routing, worst sites": Arm(SAFEDIG, sites="worst"),
     "no routing, random sites": Arm(SAFEDIG, sites="random"),
     "no stability term": Arm(replace(SAFEDIG, stability=False)),

@@ -13,7 +13,7 @@ from ...evaluation.artifacts import artifact_threshold
 from ...evaluation.rates import Rate, rate
 from ...training.routing.ranking import Agreement, Candidate, Ranked
 from ..results import Claim, at_least, at_most
-from .arms import ARMS, HEADLINE, attack_name, cell_name
+from .arms import ARMS, HEADLINE, WITH_AND_WITHOUT, attack_name, cell_name
 from .cells import Cell, difference
 from .prompting import ATTACKS, SETS
 from .ranking import agreements
@@ -210,7 +210,9 @@ def _gates(r: Rotation) -> dict[str, Rate]:
     """Claim c: unsafe rate without the gate minus that with it."""
     found: dict[str, Rate] = {}
     for prompts in ATTACKS:
-        open_, gated = (r.cells.get(attack_name("SafeDIG", prompts, gate)) for gate in ("always", "both"))
+        open_, gated = (
+            r.cells.get(attack_name("SafeDIG", prompts, gate)) for gate in reversed(WITH_AND_WITHOUT)
+        )
         if open_ is not None and gated is not None:
             found[prompts] = difference(open_.unsafe, gated.unsafe)
     return found

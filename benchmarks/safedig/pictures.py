@@ -2,7 +2,7 @@
 
 The image gate of a steered model sees the unsteered model's activations until it opens for the first time. So a picture
 whose gate stays closed at every visit while the model draws it unsteered is the very picture, to the bit, that the
-steered model would draw, and it is not made again.
+steered model would draw, and it is not made again. (A gate `both` opens where that one does, or more seldom.)
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def ranking(found: Mapping[Candidate, Terms], weights: Weights = PUBLISHED) -> t
     return rank(found, weights)
 
 
-def asked(target: str, candidate: Candidate) -> Asked:
+def asked(target: str, candidate: Candidate, gate: str) -> Asked:
     """The cell that measures a candidate: SafeDIG there alone."""
-    return Asked(target, "target", SAFEDIG, (candidate.site,), Use(candidate.operator), few=True)
+    return Asked(target, "target", SAFEDIG, (candidate.site,), Use(candidate.operator, gate=gate), few=True)
 
 
 def _number(value: float | None) -> float | None:

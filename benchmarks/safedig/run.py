@@ -9,6 +9,7 @@ from ..emoji_scenes.concepts import CATEGORIES
 from ..results import Claim, told, versions, write
 from ..store import OutOfTime, Store
 from . import claims, directions, plan, routing
+from .arms import GATES
 from .asking import cell, finished
 from .cells import Cell, difference
 from .claims import Rotation
@@ -61,12 +62,13 @@ def make(world: World, target: str) -> None:
         OutOfTime: the budget is spent.
     """
     ranked = routing.ranking(routing.terms(world, target))
-    gates = plan.gates(target, ranked)
-    for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked)):
+    own = GATES[world.architecture]
+    gates = plan.gates(target, ranked, own)
+    for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked, own)):
         _say(world, target, name, cell(world, asked, gates[asked.prompts]))
     for site in sites_of("routed", ranked):
         directions.compared(world, target, site)
-    for name, asked in plan.of_candidates(target, ranked):
+    for name, asked in plan.of_candidates(target, ranked, own):
         _say(world, target, name, cell(world, asked, gates[asked.prompts]))
 
 
@@ -76,13 +78,14 @@ def gathered(world: World, target: str) -> Rotation:
     if known is None:
         return Rotation(world.architecture, target, {}, ("routing and all that follows from it",))
     ranked = routing.ranking(known)
-    gates = plan.gates(target, ranked)
+    own = GATES[world.architecture]
+    gates = plan.gates(target, ranked, own)
     found = {
         name: finished(world, asked, gates[asked.prompts])
-        for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked))
+        for name, asked in (*plan.of_base(target), *plan.of_arms(target, ranked, own))
     }
     measured = {
-        line.candidate: finished(world, routing.asked(target, line.candidate), gates["target"])
+        line.candidate: finished(world, routing.asked(target, line.candidate, own), gates["target"])
         for line in ranked
     }
     missing = [str(name) for name, it in (*found.items(), *measured.items()) if it is None]
@@ -143,6 +146,7 @@ def report(rotations: Sequence[Rotation], absent: Sequence[str], sizes: Sizes, *
                 for r in pooled
             },
             sizes=asdict(sizes),
+            gates=GATES,
             versions=versions("torch", "safetensors", "numpy"),
         )
         print(path)

@@ -56,6 +56,7 @@ class Sizes:
         dead_after=200_000,
         checkpoint_every=400,
     )
+    """With plain gradients, as there was nothing else when they were trained."""
     adaptation: AdaptationConfig = AdaptationConfig(stability=0.1)
     weights: WeightRule = WeightRule()
     """How a gate's latents are weighed against each other."""

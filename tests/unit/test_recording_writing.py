@@ -216,7 +216,7 @@ def test_nobody_looks_into_a_folder_while_another_finishes_it(
     def interrupted(path: Path) -> None:
         (path / writer.PLAN).unlink()
         (path / FILE).rename(path / "elsewhere")  # the moment at which a folder looks like anybody's
-        with pytest.raises(SteeringError, match="opening or finishing of a recording") as reason:
+        with pytest.raises(SteeringError, match="one recording at a time") as reason:
             first.finish() if late == "who finishes" else write(folder, shard=(0, 2))
         refused.append(str(reason.value))
         (path / "elsewhere").rename(path / FILE)

@@ -43,8 +43,9 @@ class TrainingConfig:
     decay: float = 0.2
     """The last share of the steps, in which it falls to 0."""
     gradients: str = "normalised"
-    """By the length of the step before, so that the large ones of the beginning do not stay in Adam's second moment and
-    hold up what comes after; or plain. (Ours. Trainers that clip sums of squares to length 1 do nearly the same.)"""
+    """Divided by the length of the step before, so that the large ones of the beginning do not stay in Adam's second
+    moment and hold up what comes after; or plain. Ours: peers get there by clipping summed squares to length 1; unlike
+    theirs it bounds no single step."""
     auxiliary: float = 1 / 32
     """Weight of AuxK (Gao et al., appendix A.2); 0 turns it off."""
     dead_after: int = 500_000
@@ -99,6 +100,13 @@ class TrainingConfig:
                     remedy=f"Did you mean {near[0]!r}?" if near else "Remove it.",
                 )
         return _check(values, where)
+
+    def said(self) -> dict[str, Any]:
+        """Its fields for what tells trainings apart: those from before there was a choice of gradients are plain."""
+        values = dataclasses.asdict(self)
+        if self.gradients == "plain":
+            del values["gradients"]
+        return values
 
     def size(self, width: int) -> int:
         """N at a site of that width."""

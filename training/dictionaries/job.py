@@ -85,7 +85,7 @@ class Job:
     @property
     def identity(self) -> str:
         """The same for jobs that do the same: short enough for a folder's name."""
-        said = [self.digest, str(self.site), self.labels, dataclasses.asdict(self.config)]
+        said = [self.digest, str(self.site), self.labels, self.config.said()]
         said += [self.counterfactuals] if self.counterfactuals else []  # there were trainings before it
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -95,7 +95,7 @@ class Job:
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
             "recording": str(self.recording),
             "site": str(self.site),
-            "config": dataclasses.asdict(self.config),
+            "config": self.config.said(),
         }
         if not self.counterfactuals:
             del value["counterfactuals"]
@@ -115,7 +115,7 @@ class Job:
             recording=Path(fields["recording"].text()),
             digest=fields["digest"].matching(SHA256, "a sha256"),
             site=Site.parse(fields["site"].text()),
-            config=TrainingConfig.parse(config, f"{file}: config"),
+            config=TrainingConfig.parse({"gradients": "plain", **config}, f"{file}: config"),
             labels=fields["labels"].optional(_labels),
             device=fields["device"].one_of(("auto", "cpu", "cuda")),
             threads=fields["threads"].integer(0, 4096),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ class Trainer:
             parameters.log_threshold = torch.zeros_like(parameters.encoder_bias)
         self.adam = Adam(parameters.trained())
         self.length = torch.zeros((), dtype=torch.float64, device=device)
-        """Of the last step's gradient, thresholds left out."""
+        """Of the last step's gradient, thresholds left out; 0 where gradients are plain."""
 
     @property
     def jumps(self) -> bool:
@@ -100,12 +101,10 @@ class Trainer:
             )
         if not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
-        if (
-            self.done == 0 and config.gradients == "normalised"
-        ):  # there is no step before: it is worked out twice
-            self._move(Gradient(p, c, codes, missing, variance, auxiliary, straight), rate=None)
-        rate = config.rate_at(self.done, self.width)
-        self._move(Gradient(p, c, codes, missing, variance, auxiliary, straight), rate)
+        if self.done == 0 and config.gradients == "normalised":
+            # There is no step before whose length it could have, so this one is worked out twice.
+            self._measure(Gradient(p, c, codes, missing, variance, auxiliary, straight))
+        self._move(Gradient(p, c, codes, missing, variance, auxiliary, straight))
         self._note(fired, count, bound)
         return Figures(loss, fvu, l0, self.dead())
 
@@ -146,30 +145,14 @@ class Trainer:
             return None
         return auxiliary_of(self.parameters, c, missing, dead, variance, self.config.auxiliary)
 
-    def _move(self, gradient: Gradient, rate: float | None) -> None:
-        """Adam's step, some latents at a time; the part of a gradient along its decoder row is taken out before.
+    def _parts(self, gradient: Gradient) -> Iterator[tuple[str, slice, Tensor]]:
+        """The gradient over all processes, some latents at a time: name, rows and what belongs to them.
 
-        Args:
-            rate: None only measures the gradient.
+        The part of a decoder row's gradient that lies along the row is taken out.
         """
         p = self.parameters
-        normalised = self.config.gradients == "normalised"
-        shrunk = 1 / (float(self.length) or 1.0) if normalised and rate is not None else 1.0
-        square = torch.zeros_like(self.length)
         alone_on_cpu = p.encoder.device.type == "cpu" and self.ranks.world == 1
         rows = max(1, (BLOCK_BYTES if alone_on_cpu else LARGE_BLOCK_BYTES) // (4 * self.width))
-
-        def move(name: str, block: slice, part: Tensor) -> None:
-            if name == "log_threshold":
-                if rate is not None:
-                    self.adam.move(name, block, part, rate * JUMP_RATE, self.done)
-                return
-            if normalised:
-                square.add_(part.square().sum())
-                part.mul_(shrunk)
-            if rate is not None:
-                self.adam.move(name, block, part, rate, self.done)
-
         for first in range(0, len(p.encoder), rows):
             block = slice(first, min(first + rows, len(p.encoder)))
             for name, part in gradient.of(block.start, block.stop).items():
@@ -177,11 +160,31 @@ class Trainer:
                 if name == "decoder":
                     row = p.decoder[block]
                     part.addcmul_(row, (part * row).sum(1, keepdim=True), value=-1)
-                move(name, block, part)
-            if rate is not None:
+                yield name, block, part
+        yield "decoder_bias", slice(None), self.ranks.sum(gradient.decoder_bias)
+
+    def _measure(self, gradient: Gradient) -> None:
+        """Takes down the length of a gradient."""
+        squares = (part.square().sum() for name, _, part in self._parts(gradient) if name != "log_threshold")
+        self.length.copy_(sum(squares, torch.zeros_like(self.length)).sqrt())
+
+    def _move(self, gradient: Gradient) -> None:
+        """Adam's step, some latents at a time."""
+        p, rate = self.parameters, self.config.rate_at(self.done, self.width)
+        normalised = self.config.gradients == "normalised"
+        shrunk, square = 1 / (float(self.length) or 1.0), torch.zeros_like(self.length)
+        for name, block, part in self._parts(gradient):
+            if name == "log_threshold":
+                self.adam.move(name, block, part, rate * JUMP_RATE, self.done)
+                continue
+            if normalised:
+                square += part.square().sum()
+                part.mul_(shrunk)
+            self.adam.move(name, block, part, rate, self.done)
+            if name == "decoder":
                 p.decoder[block].div_(p.decoder[block].norm(dim=1, keepdim=True))
-        move("decoder_bias", slice(None), self.ranks.sum(gradient.decoder_bias))
-        self.length.copy_(square.sqrt())
+        if normalised:
+            self.length.copy_(square.sqrt())
 
     def _note(self, fired: Codes, count: int, bound: float | None) -> None:
         """Counts the step, and what fired in it."""

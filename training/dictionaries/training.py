@@ -190,7 +190,7 @@ class Run:
             **self.best,
             "idle": trainer.idle,
             "batch_threshold": trainer.threshold,
-            "gradient_length": trainer.length,
+            **({"gradient_length": trainer.length} if self.config.gradients == "normalised" else {}),
         }
 
     def _save(self) -> None:
@@ -268,7 +268,7 @@ class Run:
 
 def identity_of(config: TrainingConfig, origin: Origin | None, width: int) -> str:
     """The same for trainings that would do the same, however often they look and save."""
-    said = dataclasses.asdict(config)
+    said = config.said()
     for name in ("log_every", "checkpoint_every"):
         del said[name]
     where = None if origin is None else [str(origin.site), origin.recording]

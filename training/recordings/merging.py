@@ -12,7 +12,7 @@ from pathlib import Path
 from ...steering.errors import SteeringError
 from . import manifest as manifests
 from .manifest import DAMAGED, Manifest, ShardEntry
-from .writer import PLAN, file_digest, finish, flush_folder, known_shards, require_same
+from .writer import PLAN, file_digest, finish, flush_folder, known_shards, require_same, settling
 
 
 def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> Manifest:
@@ -58,7 +58,8 @@ def merge(parts: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str
         for source, entry in found.values():
             _bring(source / entry.file, target / entry.file, entry.sha256)
         flush_folder(target)
-        whole = finish(target, manifest, {number: entry for number, (_, entry) in found.items()})
+        with settling(target):
+            whole = finish(target, manifest, {number: entry for number, (_, entry) in found.items()})
     except OSError as reason:
         raise SteeringError(
             str(target),

@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from .manifest import DAMAGED, DTYPES, Manifest, ShardEntry, difference, read_sh
 PLAN = "plan.json"
 PARTS = "part-*-of-*.json"
 LEFT_OVER = ".*.partial"
-LOCKS = ".*.lock"
+LOCKS = ".part-*.lock"
 """What a process that was killed may leave behind."""
 SETTLING = ".recording.lock"
 """Held while a plan or manifest comes or goes, so that no process sees one gone and the other not yet there."""
@@ -121,33 +121,29 @@ class RecordingWriter:
             yield
 
     def _begin(self) -> None:
-        self.finished = self._opened()
-        self.missing = [number for number in self.missing if number not in self.finished]
-        if not self.missing:
-            return
-        for number in self.missing:  # what a process that was killed has left
-            for path in self.folder.glob(f".{shard_file(number)}.*.partial"):
-                path.unlink(missing_ok=True)
-        whole = self.folder / manifests.FILE
-        with self._settling():
-            if whole.exists():
+        with settling(self.folder):
+            self.finished = self._there()
+            self.missing = [number for number in self.missing if number not in self.finished]
+            for number in self.missing:  # what a process that was killed has left
+                for path in self.folder.glob(f".{shard_file(number)}.*.partial"):
+                    path.unlink(missing_ok=True)
+            whole = self.folder / manifests.FILE
+            if self.missing and whole.exists():
                 self.own = dict(self.finished)
                 write_text(self.part, part_text(self.own))
                 write_text(self.folder / PLAN, self.manifest.text())
                 whole.unlink()
 
-    def _settling(self) -> AbstractContextManager[None]:
-        return alone(self.folder / SETTLING, "opening or finishing of a recording", PATIENCE)
-
     def _opened(self) -> dict[int, ShardEntry]:
         """The shards that are there, of whichever process; the plan is written if it is the first to come."""
+        if self._whole() is not None:  # whose folder need not be one that can be written
+            return self._there()
+        with settling(self.folder):
+            return self._there()
+
+    def _there(self) -> dict[int, ShardEntry]:
         whole = self._whole()
-        if whole is None:
-            with self._settling():
-                whole = self._whole()  # another process may have been the last meanwhile
-                if whole is None:
-                    return self._planned()
-        return there_are(self.folder, dict(enumerate(whole.shards)))
+        return self._planned() if whole is None else there_are(self.folder, dict(enumerate(whole.shards)))
 
     def _whole(self) -> Manifest | None:
         """The manifest of a whole recording, of which every shard has been listed."""
@@ -165,7 +161,11 @@ class RecordingWriter:
         if plan.exists():
             require_same(Manifest.parse(plan.read_bytes(), str(plan)), self.manifest, plan)
             return known_shards(self.folder, self.manifest)
-        stray = [path for path in self.folder.iterdir() if path.name[0] != "."]
+        ours = {
+            manifests.FILE,
+            PLAN,
+        }  # where there are no locks, another process may begin at this very moment
+        stray = [path for path in self.folder.iterdir() if path.name[0] != "." and path.name not in ours]
         if stray:
             raise SteeringError(
                 str(self.folder),
@@ -247,11 +247,13 @@ class RecordingWriter:
             the manifest, or None while other processes have shards to write.
         """
         try:
-            if (whole := self._whole()) is not None:  # this process was killed right after it
-                tidy(self.folder)
+            if (whole := self._whole()) is not None and not any(left_over(self.folder)):
                 return whole
-            with self._settling():
-                if (whole := self._whole()) is not None:  # another was the last
+            with settling(self.folder):
+                if (
+                    whole := self._whole()
+                ) is not None:  # another was the last, or one that was killed right after it
+                    tidy(self.folder)
                     return whole
                 self.finished |= known_shards(self.folder, self.manifest)
                 return finish(self.folder, self.manifest, self.finished)
@@ -270,7 +272,7 @@ class RecordingWriter:
 
 
 def finish(folder: Path, manifest: Manifest, shards: Mapping[int, ShardEntry]) -> Manifest | None:
-    """Writes the manifest of a folder in which all shards are listed, and removes what led to it."""
+    """Writes the manifest of a folder in which all shards are listed, and removes what led to it. While `settling`."""
     count = len(manifest.ranges())
     if len(shards) < count:
         return None
@@ -278,6 +280,17 @@ def finish(folder: Path, manifest: Manifest, shards: Mapping[int, ShardEntry]) -
     write_text(folder / manifests.FILE, whole.text())
     tidy(folder)
     return whole
+
+
+def settling(folder: Path) -> AbstractContextManager[None]:
+    """Around all that makes a plan or a manifest come or go."""
+    return alone(folder / SETTLING, "recording", PATIENCE)
+
+
+def left_over(folder: Path) -> Iterator[Path]:
+    """What led to a recording and is still there."""
+    for pattern in (PLAN, PARTS, LEFT_OVER, LOCKS, SETTLING):
+        yield from folder.glob(pattern)
 
 
 def tidy(folder: Path) -> None:
