@@ -145,6 +145,20 @@ def test_a_folder_belongs_to_one_job(recorded: Recording, tmp_path: Path) -> Non
         Job.of(recorded, Site.parse("text"))
 
 
+def test_a_job_from_before_there_was_a_choice_of_gradients_is_a_plain_one(
+    recorded: Recording, tmp_path: Path
+) -> None:
+    plain = asked(recorded, dataclasses.replace(CONFIG, gradients="plain"))
+    assert "gradients" not in plain.text()  # as jobs were written then, and checkpoints told apart
+    assert Job.parse(plain.text(), job.FILE) == plain
+    assert Job.parse(asked(recorded).text(), job.FILE) == asked(recorded)
+    assert asked(recorded).identity != plain.identity
+    job.prepare(tmp_path / "job", plain)
+    assert same(job.run(tmp_path / "job"), job.run(tmp_path / "job"))
+    with pytest.raises(SteeringError, match=r"differs in config\.gradients"):
+        job.prepare(tmp_path / "job", asked(recorded))
+
+
 @pytest.mark.parametrize(
     ("rest", "message"),
     [

@@ -136,12 +136,14 @@ class RecordingWriter:
 
     def _opened(self) -> dict[int, ShardEntry]:
         """The shards that are there, of whichever process; the plan is written if it is the first to come."""
-        if self._whole() is not None:  # whose folder need not be one that can be written
-            return self._there()
-        with settling(self.folder):
-            return self._there()
+        whole = self._whole()
+        if whole is None:  # the folder of a whole recording need not be one that can be written
+            with settling(self.folder):
+                return self._there()
+        return there_are(self.folder, dict(enumerate(whole.shards)))
 
     def _there(self) -> dict[int, ShardEntry]:
+        """The same, while `settling`."""
         whole = self._whole()
         return self._planned() if whole is None else there_are(self.folder, dict(enumerate(whole.shards)))
 
@@ -161,10 +163,8 @@ class RecordingWriter:
         if plan.exists():
             require_same(Manifest.parse(plan.read_bytes(), str(plan)), self.manifest, plan)
             return known_shards(self.folder, self.manifest)
-        ours = {
-            manifests.FILE,
-            PLAN,
-        }  # where there are no locks, another process may begin at this very moment
+        # Where a file system has no locks, another process may begin at this very moment.
+        ours = {manifests.FILE, PLAN}
         stray = [path for path in self.folder.iterdir() if path.name[0] != "." and path.name not in ours]
         if stray:
             raise SteeringError(
@@ -250,9 +250,8 @@ class RecordingWriter:
             if (whole := self._whole()) is not None and not any(left_over(self.folder)):
                 return whole
             with settling(self.folder):
-                if (
-                    whole := self._whole()
-                ) is not None:  # another was the last, or one that was killed right after it
+                # Another was the last, or one that was killed right after it.
+                if (whole := self._whole()) is not None:
                     tidy(self.folder)
                     return whole
                 self.finished |= known_shards(self.folder, self.manifest)
