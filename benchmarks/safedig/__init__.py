@@ -21,7 +21,7 @@ Settings were chosen on other prompts (``--validate``) than those that are judge
 What is shared, so that the whole takes hours instead of a day: a source recording is the whole one without the target
 (sharing.py); gates are watched while the unsteered pictures are made, and a picture that none of an arm's gates would
 touch is that very picture (pictures.py; some are made again after all, and have to be equal to the bit). Sampling takes
-10 steps instead of the demo's 20, and candidates of routing are measured on fewer pictures, with intervals.
+10 steps instead of the demo's 20, and ablations and attacks are read over all four rotations, 52 pictures of each.
 
 settings.py says how much, worlds.py holds the model and its recordings, dictionaries.py trains, parts.py makes the
 bundle of one site, arms.py says what is compared, asking.py makes a cell of it, claims.py draws the claims.

@@ -62,7 +62,7 @@ def ranking(found: Mapping[Candidate, Terms], weights: Weights = PUBLISHED) -> t
 
 def asked(target: str, candidate: Candidate, gate: str) -> Asked:
     """The cell that measures a candidate: SafeDIG there alone."""
-    return Asked(target, "target", SAFEDIG, (candidate.site,), Use(candidate.operator, gate=gate), few=True)
+    return Asked(target, "target", SAFEDIG, (candidate.site,), Use(candidate.operator, gate=gate))
 
 
 def _number(value: float | None) -> float | None:

@@ -38,7 +38,7 @@ class Sizes:
     n: int = 208
     """Pictures in a cell."""
     few: int = 52
-    """Of each rotation, in cells that are read over all four: ablations, attacks, and what a candidate site gains."""
+    """Of each rotation, in cells that are read over all four: ablations and attacks."""
     judged_by: int = JUDGE_SEED
     routing_pairs: int = 32
     routing_benign: int = 8
