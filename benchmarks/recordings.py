@@ -63,22 +63,15 @@ class Subject:
         """What recording does, without recording."""
         import torch
 
-        from ..host.sampling import sample_prompts, sampling_for
+        from ..host.sampling import sample_prompts
+        from ..training.recordings.run import sampling_of
 
-        s = self.settings
         with torch.inference_mode():
-            sampling = sampling_for(
-                self.model,
-                s.height,
-                s.width,
-                steps=s.steps,
-                cfg=s.cfg,
-                sampler=s.sampler,
-                scheduler=s.scheduler,
-            )
+            sampling = sampling_of(self.model, self.settings)
             encoded = [self.encoder.encode(sample.text) for sample in self.samples]
             seeds = [sample.seed for sample in self.samples]
-            for _ in sample_prompts(self.model, encoded, self.encoder.encode(""), seeds, sampling, s.batch):
+            batch, empty = self.settings.batch, self.encoder.encode("")
+            for _ in sample_prompts(self.model, encoded, empty, seeds, sampling, batch):
                 pass
 
     def record(self, folder: Path | None = None, interrupted: Callable[[], bool] | None = None) -> None:
