@@ -73,10 +73,33 @@ def commit() -> str:
 
 def write(name: str, claims: Mapping[str, Claim], **rest: Any) -> Path:
     """Write ``benchmarks/out/NAME.json``."""
-    OUT.mkdir(exist_ok=True)
-    body = {"claims": {k: asdict(c) for k, c in claims.items()}, **rest, "commit": commit()}
+    return _save(name, {"claims": _plain(claims), **rest, "commit": commit()})
+
+
+def read(name: str) -> dict[str, Any]:
+    """``benchmarks/out/NAME.json``; empty where it is not there."""
     path = OUT / f"{name}.json"
-    path.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def amend(name: str, letter: str, claims: Mapping[str, Claim], **parts: Any) -> Path:
+    """Put the claims of one letter, and some parts, into ``benchmarks/out/NAME.json`` in place of those that it has.
+
+    For what is measured apart from the rest, which stays, with the commit that it was made at.
+    """
+    body = read(name)
+    others = {k: c for k, c in body.get("claims", {}).items() if k.split(".")[0] != letter}
+    return _save(name, {**body, "claims": others | _plain(claims), **parts})
+
+
+def _plain(claims: Mapping[str, Claim]) -> dict[str, Any]:
+    return {k: asdict(c) for k, c in claims.items()}
+
+
+def _save(name: str, body: Mapping[str, Any]) -> Path:
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{name}.json"
+    path.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n", encoding="utf-8")
     return path
 
 

@@ -5,7 +5,8 @@
     nox -s bench -- uvr --stage cost              claims e, measured anew: with nothing else on the machine
     nox -s bench -- uvr --report                  only assemble
 
-Without --stage all are made but cost. The work folder is ``STEERDIT_UVR``, by default .nox/uvr.
+Without --stage all are made but cost, of which the report keeps one measurement for each kind of processor. The work
+folder is ``STEERDIT_UVR``, by default .nox/uvr.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 
 from ..hosting.in_process import boot
 from ..store import Budget, Store
-from .settings import Sizes
+from .settings import NAME, Sizes
 
+ALONE = "cost"
+"""The stage that is measured with nothing else on the machine."""
 VARIABLE = "STEERDIT_UVR"
 DEFAULT = Path(__file__).parents[2] / ".nox" / "uvr"
 
@@ -32,14 +35,20 @@ def main() -> int:
     )
     ask.add_argument("--report", action="store_true", help="make nothing, assemble what there is")
     args = ask.parse_args()
+    if args.stage == [ALONE]:  # it needs no host
+        from .cost import measure
+
+        return measure(NAME)
     host = boot()
     import torch
 
-    from .run import ALONE, STAGES, run
+    from .run import STAGES, run
 
-    stages = args.stage or [name for name in STAGES if name != ALONE]
+    stages = args.stage or list(STAGES)
+    if ALONE in stages:
+        ask.error(f"{ALONE} is measured with nothing else: --stage {ALONE}")
     if unknown := set(stages) - set(STAGES):
-        ask.error(f"there is no stage {', '.join(sorted(unknown))}; known: {', '.join(STAGES)}")
+        ask.error(f"there is no stage {', '.join(sorted(unknown))}; known: {', '.join([*STAGES, ALONE])}")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     return run(

@@ -93,7 +93,7 @@ def of_results(r: Results) -> tuple[dict[str, Claim], list[str]]:
             left_out.append(f"{name}: {missing}")
     claims |= cost.claims_of(r.cost)
     if not r.cost:
-        left_out.append("e: `--stage cost` has not measured this code")
+        left_out.append("e: the report has no measurement of this code; `--stage cost` makes one")
     return claims, left_out
 
 

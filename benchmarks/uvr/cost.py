@@ -7,8 +7,9 @@
     finding        an attention that localises, finds something and restricts it at once
     materialised   the published form, written plainly: the whole matrix of weights, times λ
 
-Every ratio is of medians from the same rounds. `python -m steerdit.benchmarks.uvr.cost` shows that it runs, at small
-sizes or with fewer heads; `nox -s bench -- uvr --stage cost` measures.
+Every ratio is of medians from the same rounds. They differ by what the processor multiplies fast, so the report keeps
+one measurement for each kind of processor. `python -m steerdit.benchmarks.uvr.cost` shows that it runs, at small sizes
+or with fewer heads; `nox -s bench -- uvr --stage cost` measures.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ from ...steering.flow.score import Detector, ScoreKind
 from ...steering.flow.step import FlowState, FlowStep
 from ...steering.schedules import Schedule
 from ...steering.sites import Site
-from ..results import Claim, at_least, at_most, told
-from ..store import Store
+from .. import processor
+from ..results import Claim, amend, at_least, at_most, commit, read, told, versions
 from ..timing import Timing, beside_each_other, described, ratio
 
 FLOW = Path(__file__).parents[2] / "steering" / "flow"
 SEED = 11
 LOOKS, ACTS = Site.parse("single.10.attention"), Site.parse("single.11.attention")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ROUNDS = {"float32": 15, "bfloat16": 31}
+ROUNDS = 15
 """What costs a hundredth is told from what costs nothing by many rounds alone."""
 ATTENTIONS = 57
 """Of FLUX.1: one of them localises."""
@@ -57,7 +58,7 @@ class Sizes:
     grid: tuple[int, int] = (64, 64)
     heads: int = 24
     width: int = 128
-    rounds: int = 9
+    rounds: int = ROUNDS
     core: tuple[int, int] = (20, 20)
     """A tenth of the picture."""
 
@@ -183,51 +184,65 @@ ACTING = ("acting", "acting_unrenormalised", "editing")
 """Columns in which a restriction acts on every query that it has to, in the forms of the method."""
 
 
-def claims_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Claim]:
-    """Cost of restricting, of not restricting, and of the published form; by dtype the rows of `row_of`."""
+def claims_of(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Claim]:
+    """Cost of restricting, of not restricting, and of the published form.
+
+    Args:
+        measurements: by kind of processor, as `measured` gives them.
+    """
     claims: dict[str, Claim] = {}
-    for dtype, row in rows.items():
-        timings = {name: Timing(**column) for name, column in row["columns"].items()}
-        key, n = f"e.{dtype}", timings["plain"].rounds
-        for name in ACTING:
-            claims[f"{key}.{name}"] = at_most(ratio(timings, name, "plain"), 1.10, n)
-        claims |= {
-            f"{key}.acting.step": at_most(_step(timings, "acting", "finding"), 1.10, n),
-            f"{key}.idle": at_most(ratio(timings, "idle", "plain"), 1.01, n),
-            f"{key}.idle.step": at_most(_step(timings, "plain", "idle"), 1.01, n),
-            f"{key}.materialised.time": at_least(ratio(timings, "materialised", "plain"), 4, n),
-            f"{key}.materialised.memory": at_least(_memory(timings), 20, 1),
-        }
+    for kind, measurement in measurements.items():
+        for dtype, row in measurement["rows"].items():
+            claims |= {f"e.{kind}.{dtype}.{name}": claim for name, claim in _of_row(row).items()}
     return claims
 
 
-def measured(store: Store) -> dict[str, Any]:
-    """Measures anew, and keeps it in the place of an earlier measurement."""
-    for dtype in DTYPES:
-        store.path("cost", _inputs(dtype), ".json").unlink(missing_ok=True)
+def _of_row(row: Mapping[str, Any]) -> dict[str, Claim]:
+    timings = {name: Timing(**column) for name, column in row["columns"].items()}
+    n = timings["plain"].rounds
     return {
-        dtype: store.result("cost", _inputs(dtype), lambda dtype=dtype: row_of(_sizes(dtype), dtype))
-        for dtype in DTYPES
+        **{name: at_most(ratio(timings, name, "plain"), 1.10, n) for name in ACTING},
+        "acting.step": at_most(_step(timings, "acting", "finding"), 1.10, n),
+        "idle": at_most(ratio(timings, "idle", "plain"), 1.01, n),
+        "idle.step": at_most(_step(timings, "plain", "idle"), 1.01, n),
+        "materialised.time": at_least(ratio(timings, "materialised", "plain"), 4, n),
+        "materialised.memory": at_least(_memory(timings), 20, 1),
     }
 
 
-def known(store: Store) -> dict[str, Any]:
-    """What was measured of the code as it is now, by dtype."""
-    found = {dtype: store.found("cost", _inputs(dtype)) for dtype in DTYPES}
-    return {dtype: row for dtype, row in found.items() if row is not None}
+def measured(sizes: Sizes, dtypes: Sequence[str] = tuple(DTYPES)) -> dict[str, dict[str, Any]]:
+    """One measurement, under the kind of this processor."""
+    measurement = {
+        "processor": processor.name(),
+        "rows": {dtype: row_of(sizes, dtype) for dtype in dtypes},
+        "code": _code(),
+        "versions": versions("torch"),
+        "commit": commit(),
+    }
+    return {processor.kind(): measurement}
 
 
-def _inputs(dtype: str) -> dict[str, Any]:
-    """All that a measurement depends on: the code, too."""
+def kept(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a report has of the code as it is now, by kind of processor."""
+    return {kind: one for kind, one in report.get("cost", {}).items() if one["code"] == _code()}
+
+
+def measure(name: str) -> int:
+    """Measures, and takes it into the report of that name → 0 where all claims of this kind of processor hold."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    found = measured(Sizes())
+    all_kinds = kept(read(name)) | found
+    print(amend(name, "e", claims_of(all_kinds), cost=all_kinds))
+    return 0 if told(claims_of(found)) else 1
+
+
+def _code() -> str:
+    """Of what is measured."""
     code = hashlib.sha256()
-    for file in sorted([*FLOW.glob("*.py"), Path(__file__)]):
+    for file in sorted(FLOW.glob("*.py")):
         code.update(file.read_bytes())
-    machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__}
-    return {"dtype": dtype, "sizes": _sizes(dtype), "code": code.hexdigest(), **machine}
-
-
-def _sizes(dtype: str) -> Sizes:
-    return Sizes(rounds=ROUNDS[dtype])
+    return code.hexdigest()[:16]
 
 
 def _step(timings: Mapping[str, Timing], each: str, looking: str) -> float:
@@ -256,8 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = TINY if args.tiny else Sizes(heads=args.heads, rounds=args.rounds)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    rows = {dtype: row_of(sizes, dtype) for dtype in args.dtype}
-    for dtype, row in rows.items():
+    found = measured(sizes, args.dtype)
+    for dtype, row in found[processor.kind()]["rows"].items():
         for name, column in row["columns"].items():
             peak = column["peak_bytes"]
             print(
@@ -265,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{'?' if peak is None else peak >> 20:>6} MiB"
             )
         print(f"{dtype}  differs {row['differs']:.2g}, editing {row['editing_differs']:.2g}")
-    return 0 if told(claims_of(rows), trial=args.tiny) or args.tiny else 1
+    return 0 if told(claims_of(found), trial=args.tiny) or args.tiny else 1
 
 
 if __name__ == "__main__":

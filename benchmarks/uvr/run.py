@@ -6,16 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from ..results import told, versions, write
+from ..results import read, told, versions, write
 from ..store import OutOfTime, Store
 from . import claims, cost, overlap, pictures, plan
 from .cells import Asked, Cell
 from .claims import Results
 from .making import Maker
-from .settings import JUDGE_SEED, Sizes
+from .settings import JUDGE_SEED, NAME, Sizes
 from .worlds import World
-
-NAME = "uvr"
 
 
 class Absent(Exception):
@@ -61,21 +59,13 @@ def drawn(world: World) -> None:
     pictures.flow(world)
 
 
-def costs(world: World) -> None:
-    """e, measured anew whenever it is asked for."""
-    cost.measured(world.store)
-
-
 STAGES: Mapping[str, Callable[[World], None]] = {
     "generation": generation,
     "editing": editing,
     "ablations": ablations,
     "stacks": stacks,
     "pictures": drawn,
-    "cost": costs,
 }
-ALONE = "cost"
-"""Only asked for by name, with nothing else on the machine."""
 
 
 def run(store: Store, sizes: Sizes, *, stages: Sequence[str], host: str) -> int:
@@ -114,7 +104,7 @@ def gathered(world: World) -> Results:
         followed = overlap.traced(reading, plan.traced())
     except OutOfTime:
         followed = {}
-    return Results(found, followed, cost.known(world.store), absent)
+    return Results(found, followed, cost.kept(read(NAME)), absent)
 
 
 def report(world: World, sizes: Sizes, *, host: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+NAME = "uvr"
+"""Of the report."""
 REVISION = 1
 """Part of every key: raise it where a change makes finished results stale."""
 STEPS = 16

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..processor import KINDS
+
 FIGURES = {
     "erased": "erased",
     "unsafe": "unsafe",
@@ -110,18 +112,23 @@ def overlap(found: Mapping[str, Any]) -> list[str]:
 
 
 def cost(found: Mapping[str, Any]) -> list[str]:
-    """e: each column as a multiple of plain attention, and its memory."""
-    rows = found["cost"]
-    lines = ["| | " + " | ".join(f"{d}: time | {d}: memory, MB" for d in rows) + " |"]
-    lines.append("|---" * (2 * len(rows) + 1) + "|")
-    for name in next(iter(rows.values()))["columns"] if rows else ():
-        cells: list[str] = []
-        for row in rows.values():
-            column = row["columns"][name]
-            held = column["peak_bytes"]
-            cells += [f"{row['over_plain'][name]:.3f} ×", "" if held is None else f"{held / 1e6:.0f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+    """e: each column as a multiple of plain attention, and its memory, by kind of processor."""
+    lines: list[str] = []
+    for kind, measured in found["cost"].items():
+        words = KINDS[kind][1] if kind in KINDS else kind
+        lines += [f"A processor {words} ({measured['processor']}):", ""]
+        rows = measured["rows"]
+        lines.append("| | " + " | ".join(f"{d}: time | {d}: memory, MB" for d in rows) + " |")
+        lines.append("|---" * (2 * len(rows) + 1) + "|")
+        for name in next(iter(rows.values()))["columns"]:
+            cells: list[str] = []
+            for row in rows.values():
+                column = row["columns"][name]
+                held = column["peak_bytes"]
+                cells += [f"{row['over_plain'][name]:.3f} ×", "" if held is None else f"{held / 1e6:.0f}"]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines[:-1]
 
 
 def _by_row(rows: Mapping[str, Any], title: str) -> Iterator[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from steerdit.benchmarks import results
 from steerdit.benchmarks.results import at_least, at_most, told
 from steerdit.evaluation.rates import rate
 
@@ -36,3 +39,15 @@ def test_what_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_trial_says_nothing_of_the_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     told({"speed-up": at_least(0.5, 2.0, 1)}, trial=True)
     assert capsys.readouterr().out.splitlines() == ["ran    speed-up  0.5, wanted >= 2, n 1"]
+
+
+def test_claims_of_one_letter_are_measured_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "OUT", tmp_path)
+    assert results.read("any") == {}
+    kept, lost = at_least(1.0, 0.9, 5), at_most(3.0, 1, 5)
+    results.write("any", {"a.kept": kept, "e.lost": lost, "eve": kept}, seed=7, cost=1)
+    before = results.read("any")
+    results.amend("any", "e", {"e.new": kept}, cost=2)
+    after = results.read("any")
+    assert list(after["claims"]) == ["a.kept", "eve", "e.new"]
+    assert after == before | {"claims": after["claims"], "cost": 2}

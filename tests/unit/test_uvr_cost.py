@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from steerdit.benchmarks import processor, results
 from steerdit.benchmarks.uvr import cost as uvr_cost
+from steerdit.benchmarks.uvr import tables
 from steerdit.steering.flow.groups import Flow
 
 
@@ -33,10 +39,32 @@ def test_all_columns_make_what_they_are_named_for(case: uvr_cost.Case, edited: u
     assert edited.layout.tokens == case.layout.tokens
 
 
-def test_every_claim_is_measured() -> None:
-    rows = {dtype: uvr_cost.row_of(uvr_cost.TINY, dtype) for dtype in uvr_cost.DTYPES}
-    claims = uvr_cost.claims_of(rows)
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    return uvr_cost.measured(uvr_cost.TINY)
+
+
+def test_every_claim_is_measured(measured: dict[str, Any]) -> None:
+    claims = uvr_cost.claims_of(measured)
     assert len(claims) == 16
     for dtype in uvr_cost.DTYPES:
         for name in ("acting", "acting_unrenormalised", "editing", "idle", "materialised.memory"):
-            assert f"e.{dtype}.{name}" in claims
+            assert f"e.{processor.kind()}.{dtype}.{name}" in claims
+
+
+def test_a_report_keeps_one_measurement_for_each_kind_of_processor(
+    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerdit.benchmarks.results.OUT", tmp_path)
+    monkeypatch.setattr(uvr_cost, "Sizes", lambda: uvr_cost.TINY)
+    (own,) = measured
+    other = measured[own] | {"processor": "another"}
+    of_other_code = other | {"code": "another"}
+    results.amend("uvr", "e", {}, cost={"another": other, "stale": of_other_code, own: other})
+    uvr_cost.measure("uvr")
+    report = results.read("uvr")
+    assert set(report["cost"]) == {"another", own}
+    assert report["cost"]["another"] == json.loads(json.dumps(other))
+    assert report["cost"][own]["processor"] == processor.name()
+    assert set(report["claims"]) == set(uvr_cost.claims_of(report["cost"]))
+    assert any("another" in line for line in tables.cost(report))
