@@ -35,7 +35,7 @@ def main() -> int:
     )
     ask.add_argument("--report", action="store_true", help="make nothing, assemble what there is")
     args = ask.parse_args()
-    if args.stage == [ALONE]:  # it needs no host
+    if args.stage == [ALONE] and not args.report:  # it needs no host
         from .cost import measure
 
         return measure(NAME)

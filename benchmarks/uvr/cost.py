@@ -224,7 +224,7 @@ def measured(sizes: Sizes, dtypes: Sequence[str] = tuple(DTYPES)) -> dict[str, d
 
 def kept(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a report has of the code as it is now, by kind of processor."""
-    return {kind: one for kind, one in report.get("cost", {}).items() if one["code"] == _code()}
+    return {kind: one for kind, one in report.get("cost", {}).items() if one.get("code") == _code()}
 
 
 def measure(name: str) -> int:

@@ -60,7 +60,9 @@ def test_a_report_keeps_one_measurement_for_each_kind_of_processor(
     (own,) = measured
     other = measured[own] | {"processor": "another"}
     of_other_code = other | {"code": "another"}
-    results.amend("uvr", "e", {}, cost={"another": other, "stale": of_other_code, own: other})
+    of_no_code = {"rows": {}}
+    stale = {"stale": of_other_code, "older": of_no_code}
+    results.amend("uvr", "e", {}, cost={"another": other, own: other, **stale})
     uvr_cost.measure("uvr")
     report = results.read("uvr")
     assert set(report["cost"]) == {"another", own}
