@@ -8,26 +8,24 @@ from pathlib import Path
 
 INFO = Path("/proc/cpuinfo")
 KINDS = {
-    "amx": ("amx_bf16", "with matrix units, which torch multiplies bfloat16 in"),
-    "avx512": (
-        "avx512f",
-        "with vectors of 512 bits, in which torch multiplies bfloat16 no faster than float32",
-    ),
+    "amx": ("amx_bf16", "with matrix units"),
+    "avx512": ("avx512f", "with vectors of 512 bits"),
     "avx2": ("avx2", "with vectors of 256 bits"),
 }
-"""The fastest first: a flag that the system names, and what it means for products of matrices."""
+"""The fastest first: a flag that the system names, and what it says in words."""
 
 
 def kind() -> str:
     """A name of KINDS; the machine's architecture where it is none of them."""
     flags = set(_line("flags").split())
-    return next((kind for kind, (flag, _) in KINDS.items() if flag in flags), platform.machine() or "unknown")
+    return next((one for one, (flag, _) in KINDS.items() if flag in flags), platform.machine() or "unknown")
 
 
 def name() -> str:
-    """The model with family and number, which tell generations of one name apart."""
-    model = _line("model name") or platform.processor() or "unknown"
-    numbers = [f"{part} {_line(part)}" for part in ("cpu family", "model") if _line(part)]
+    """The model with the numbers that tell generations of one name apart; on ARM there may be only these."""
+    model = _line("model name") or platform.processor() or "unnamed"
+    parts = ("cpu family", "model", "CPU implementer", "CPU part")
+    numbers = [f"{part} {_line(part)}" for part in parts if _line(part)]
     return ", ".join([model, *numbers])
 
 

@@ -85,10 +85,18 @@ def read(name: str) -> dict[str, Any]:
 def amend(name: str, letter: str, claims: Mapping[str, Claim], **parts: Any) -> Path:
     """Put the claims of one letter, and some parts, into ``benchmarks/out/NAME.json`` in place of those that it has.
 
-    For what is measured apart from the rest, which stays, with the commit that it was made at.
+    For what is measured apart from the rest, which stays, with the commit that it was made at. What the report says of
+    the letter among what it leaves out goes.
+
+    Raises:
+        FileNotFoundError: there is no report.
     """
     body = read(name)
-    others = {k: c for k, c in body.get("claims", {}).items() if k.split(".")[0] != letter}
+    if not body:
+        raise FileNotFoundError(f"There is no {OUT / f'{name}.json'}; run the whole benchmark first.")
+    if "left_out" in body:
+        parts["left_out"] = [said for said in body["left_out"] if said.split(":")[0] != letter]
+    others = {k: c for k, c in body["claims"].items() if k.split(".")[0] != letter}
     return _save(name, {**body, "claims": others | _plain(claims), **parts})
 
 

@@ -35,18 +35,23 @@ def main() -> int:
     )
     ask.add_argument("--report", action="store_true", help="make nothing, assemble what there is")
     args = ask.parse_args()
-    if args.stage == [ALONE] and not args.report:  # it needs no host
-        from .cost import measure
+    if ALONE in (args.stage or ()):  # it needs no host
+        if args.stage != [ALONE] or args.report or args.budget is not None or args.n != Sizes.n:
+            ask.error(
+                f"{ALONE} is measured with nothing else, and whole: --stage {ALONE} and no other option"
+            )
+        import torch
 
-        return measure(NAME)
+        from .cost import update
+
+        torch.set_num_threads(1)
+        return update(NAME)
     host = boot()
     import torch
 
     from .run import STAGES, run
 
     stages = args.stage or list(STAGES)
-    if ALONE in stages:
-        ask.error(f"{ALONE} is measured with nothing else: --stage {ALONE}")
     if unknown := set(stages) - set(STAGES):
         ask.error(f"there is no stage {', '.join(sorted(unknown))}; known: {', '.join([*STAGES, ALONE])}")
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 NAME = "uvr"
-"""Of the report."""
+"""The report's."""
 REVISION = 1
 """Part of every key: raise it where a change makes finished results stale."""
 STEPS = 16

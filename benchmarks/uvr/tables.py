@@ -115,8 +115,8 @@ def cost(found: Mapping[str, Any]) -> list[str]:
     """e: each column as a multiple of plain attention, and its memory, by kind of processor."""
     lines: list[str] = []
     for kind, measured in found["cost"].items():
-        words = KINDS[kind][1] if kind in KINDS else kind
-        lines += [f"A processor {words} ({measured['processor']}):", ""]
+        words = f", {KINDS[kind][1]}" if kind in KINDS else ""
+        lines += [f"{kind}{words} ({measured['processor']}):", ""]
         rows = measured["rows"]
         lines.append("| | " + " | ".join(f"{d}: time | {d}: memory, MB" for d in rows) + " |")
         lines.append("|---" * (2 * len(rows) + 1) + "|")

@@ -45,9 +45,16 @@ def test_claims_of_one_letter_are_measured_apart(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(results, "OUT", tmp_path)
     assert results.read("any") == {}
     kept, lost = at_least(1.0, 0.9, 5), at_most(3.0, 1, 5)
-    results.write("any", {"a.kept": kept, "e.lost": lost, "eve": kept}, seed=7, cost=1)
+    results.write("any", {"a.kept": kept, "e.lost": lost, "eve": kept}, seed=7, left_out=["a.x: no", "e: no"])
     before = results.read("any")
     results.amend("any", "e", {"e.new": kept}, cost=2)
     after = results.read("any")
     assert list(after["claims"]) == ["a.kept", "eve", "e.new"]
-    assert after == before | {"claims": after["claims"], "cost": 2}
+    assert after == before | {"claims": after["claims"], "left_out": ["a.x: no"], "cost": 2}
+
+
+def test_claims_alone_are_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "OUT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run the whole benchmark"):
+        results.amend("any", "e", {"e.new": at_least(1.0, 0.9, 5)})
+    assert not list(tmp_path.iterdir())

@@ -53,20 +53,34 @@ def test_every_claim_is_measured(measured: dict[str, Any]) -> None:
 
 
 def test_a_report_keeps_one_measurement_for_each_kind_of_processor(
-    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measured: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("steerdit.benchmarks.results.OUT", tmp_path)
     monkeypatch.setattr(uvr_cost, "Sizes", lambda: uvr_cost.TINY)
+    assert uvr_cost.update("uvr") == 1
+    assert "no report" in capsys.readouterr().out
     (own,) = measured
-    other = measured[own] | {"processor": "another"}
-    of_other_code = other | {"code": "another"}
-    of_no_code = {"rows": {}}
-    stale = {"stale": of_other_code, "older": of_no_code}
-    results.amend("uvr", "e", {}, cost={"another": other, own: other, **stale})
-    uvr_cost.measure("uvr")
+    other = measured[own] | {"processor": "unrecorded"}
+    results.write(
+        "uvr",
+        {"e.gone": results.at_least(1, 1, 1)},
+        cost={
+            "another": other,
+            own: other,
+            "stale": other | {"stamp": "of other code"},
+            "older": {"rows": {}},
+        },
+    )
+    uvr_cost.update("uvr")
     report = results.read("uvr")
     assert set(report["cost"]) == {"another", own}
     assert report["cost"]["another"] == json.loads(json.dumps(other))
     assert report["cost"][own]["processor"] == processor.name()
-    assert set(report["claims"]) == set(uvr_cost.claims_of(report["cost"]))
-    assert any("another" in line for line in tables.cost(report))
+    told = {name.split(".")[1] for name in report["claims"]}
+    assert told == {"another", own}
+    assert len(report["claims"]) == 32
+    assert "another (unrecorded):" in tables.cost(report)
+    assert torch.is_grad_enabled()
