@@ -43,8 +43,8 @@ def pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Tensor]:
     """p = W x + b, (T, N) for one chunk of x's tokens after another.
 
     A chunk lives in the memory of the one before. Every kernel that ranks a whole dictionary gets its numbers here or,
-    block by block, where they come from (`blocks`): a product may round by its shape, and a near-tie would then fall
-    otherwise from one kernel to the next.
+    block by block, where they come from (`blocks`): a product may round by its shape and by how its result lies in
+    memory, and a near-tie would then fall otherwise from one kernel to the next.
     """
     latents, parts = rows.shape[0], parts_of(x, rows.shape[0])
     memory = x.new_empty(latents * len(parts[0]))
@@ -52,28 +52,26 @@ def pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Tensor]:
         whole = memory[: latents * len(part)]
         if x.device.type == "cpu":
             pre = whole.view(latents, len(part))
-            for _ in blocks(part, rows, bias, pre):
-                pass
+            done = 0
+            for block in blocks(part, rows, bias):
+                pre[done : done + len(block)] = block
+                done += len(block)
             yield pre.T
         else:
             yield torch.addmm(bias, part, rows.T, out=whole.view(len(part), latents))
 
 
-def blocks(x: Tensor, rows: Tensor, bias: Tensor, whole: Tensor | None = None) -> Generator[Tensor]:
+def blocks(x: Tensor, rows: Tensor, bias: Tensor) -> Generator[Tensor]:
     """p = W x + b of one chunk x (T, d) on the CPU, (n, T) for some latents after others.
 
-    Latents are the rows: the library then takes the dictionary as it lies, instead of packing it for each call.
-
-    Args:
-        whole: (N, T), where they shall stay; None lets each take the place of the one before, which the cache still
-            holds when it is read.
+    Latents are the rows: the library then takes the dictionary as it lies, instead of packing it for each call. Each
+    block takes the place of the one before, which the cache still holds when it is read.
     """
     count = LATENTS_AT_ONCE[x.element_size()]
-    memory = x.new_empty(min(count, len(rows)), len(x)) if whole is None else whole
+    memory = x.new_empty(min(count, len(rows)), len(x))
     for first in range(0, len(rows), count):
         some = slice(first, first + count)
-        into = memory[: len(rows) - first] if whole is None else memory[some]
-        yield torch.addmm(bias[some, None], rows[some], x.T, out=into)
+        yield torch.addmm(bias[some, None], rows[some], x.T, out=memory[: len(rows) - first])
 
 
 def width_for(counts: Tensor, capacity: int | None) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from steerdit import kernels
 from steerdit.kernels import chunks, cpu, reference
 
-from .operands import BIAS, DTYPES, INDICES, KINDS, ROWS, X, dictionary, dtypes, normal, seeds
+from .operands import BIAS, DTYPES, INDICES, KINDS, ROWS, X, dictionary, dtypes, mixed, normal, seeds
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
@@ -187,3 +187,14 @@ def test_the_number_of_threads_is_left_alone() -> None:
     before = torch.get_num_threads()
     kernels.decode(*kernels.encode_topk(X, ROWS, BIAS, 2), ROWS, X[0])
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("tokens", "latents", "d"), [(5, 9, 10), (7, 100, 12)])
+def test_blocks_that_do_not_fill_lines_of_memory_round_alike(tokens: int, latents: int, d: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "LATENTS_AT_ONCE", dict.fromkeys(chunks.LATENTS_AT_ONCE, 7))
+        for seed in range(40):
+            x, rows, bias = dictionary(seed, mixed, torch.float32, tokens, latents, d)
+            found = cpu.encode_topk(x, rows, bias, latents)
+            expected = reference.encode_topk(x, rows, bias, latents)
+            assert all(torch.equal(*pair) for pair in zip(found, expected))
