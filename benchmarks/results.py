@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -107,7 +108,9 @@ def _plain(claims: Mapping[str, Claim]) -> dict[str, Any]:
 def _save(name: str, body: Mapping[str, Any]) -> Path:
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.json"
-    path.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
     return path
 
 

@@ -232,11 +232,13 @@ def kept(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def update(name: str) -> int:
     """Measures, and takes it into the report of that name → 0 where all claims of this kind of processor hold."""
-    if not read(name):
+    report = read(name)
+    if not report.get("claims"):
         print(f"There is no report {name} that this could be taken into: run the other stages first.")
         return 1
+    earlier = kept(report)
     found = measured(Sizes())
-    all_kinds = kept(read(name)) | found
+    all_kinds = earlier | found
     print(amend(name, "e", claims_of(all_kinds), cost=all_kinds))
     return 0 if told(claims_of(found)) else 1
 
