@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.rates import Rate
+from .whole_files import write_text
 
 OUT = Path(__file__).with_name("out")
 
@@ -108,9 +108,7 @@ def _plain(claims: Mapping[str, Claim]) -> dict[str, Any]:
 def _save(name: str, body: Mapping[str, Any]) -> Path:
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.json"
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(body, indent=1, sort_keys=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(body, indent=1, sort_keys=False) + "\n")
     return path
 
 

@@ -10,15 +10,20 @@ from typing import Any
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
-    """Writes one JSON object a line under another name and renames it → how many."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Writes one JSON object a line → how many."""
     lines = [json.dumps(row) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+    return len(lines)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes under another name and renames."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(lines)
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return len(lines)

@@ -214,14 +214,11 @@ def _of_row(row: Mapping[str, Any]) -> dict[str, Claim]:
 
 def measured(sizes: Sizes, dtypes: Sequence[str] = tuple(DTYPES)) -> dict[str, dict[str, Any]]:
     """One measurement, under the kind of this processor."""
-    of = {
-        "stamp": _stamp(sizes),
-        "versions": versions("torch"),
-        "commit": commit(),
-    }  # before it takes its time
+    # Asked first: the files may change while it takes its minutes.
+    made_by = {"stamp": _stamp(sizes), "versions": versions("torch"), "commit": commit()}
     with torch.no_grad():
         rows = {dtype: row_of(sizes, dtype) for dtype in dtypes}
-    return {processor.kind(): {"processor": processor.name(), "rows": rows, **of}}
+    return {processor.kind(): {"processor": processor.name(), "rows": rows, **made_by}}
 
 
 def kept(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
